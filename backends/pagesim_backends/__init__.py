@@ -1,0 +1,1 @@
+"""Backends for pagesim: what a step costs, computed or executed."""

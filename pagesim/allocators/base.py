@@ -1,0 +1,71 @@
+"""The contract of an allocator, and the capabilities that one may have on top of it.
+
+A policy needs no base class and no registration: ``allocate`` and ``free`` are enough. Everything
+else is a small protocol of its own; the scheduler looks once, at the start, which ones are there.
+
+Attributes that a policy's class may set (all optional):
+
+- ``oracle = True``: it reads ``sequence.future``; tables mark such rows.
+- ``contiguous = True``: its tables are runs of adjacent blocks, so the kernel needs no table.
+- ``bulk = True``: ``allocate`` does nothing while the table has room and its last block is not
+  shared, so the scheduler need not call it for each token.
+- ``stable_refusal = True``: once it has refused a sequence, it refuses it again until a block
+  becomes free or is moved, so the scheduler need not ask in every step.
+- ``default_block_size`` and ``default_watermark``: what a row of an experiment gets if it names none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Listing
+from typing import Protocol, runtime_checkable
+
+from pagesim.blocks import BlockOps, BlockPool
+from pagesim.sequence import Sequence
+
+
+class Allocator(Protocol):
+    """Decides which blocks hold a sequence's KV cache. Moves no memory."""
+
+    pool: BlockPool
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+        """Make room for ``num_tokens`` more. None: no room, and nothing has changed."""
+        ...
+
+    def free(self, sequence: Sequence) -> None:
+        """Give every block of ``sequence`` back; its block table is empty afterwards."""
+        ...
+
+
+@runtime_checkable
+class Forks(Protocol):
+    """Can make one sequence continue from another's stored tokens."""
+
+    def fork(self, parent: Sequence, child: Sequence) -> BlockOps | None:
+        """Give ``child`` the stored tokens of ``parent``. None: no room, nothing has changed."""
+        ...
+
+
+@runtime_checkable
+class Swaps(Protocol):
+    """Can move a request's sequences to host blocks and back."""
+
+    def swap_out(self, sequences: Listing[Sequence]) -> BlockOps | None:
+        """Move their stored blocks to the host; their block tables are empty afterwards.
+
+        None: no room on the host, and nothing has changed.
+        """
+        ...
+
+    def swap_in(self, sequences: Listing[Sequence]) -> BlockOps | None:
+        """Bring them back; their host tables are empty afterwards. None: no room, nothing changed."""
+        ...
+
+
+@runtime_checkable
+class Prefixes(Protocol):
+    """Can start a sequence from tokens that another request has stored."""
+
+    def match(self, sequence: Sequence) -> int:
+        """Return how many of its first tokens are there already. Changes nothing."""
+        ...

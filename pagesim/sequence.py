@@ -1,0 +1,212 @@
+"""Requests and their sequences: what is served, and how far it has come.
+
+A request is one prompt with one or more sequences (parallel samples or beams). A sequence owns
+its block table: the list that maps its logical blocks to blocks of the pool.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class SequenceStatus(enum.Enum):
+    """Where a request is in its life; its sequences share it."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    SWAPPED = "swapped"
+    FINISHED = "finished"
+    REFUSED = "refused"
+
+
+class Clock:
+    """Counts the decode steps of a scheduler.
+
+    A decoding sequence stores one token a decode step, all of them at once. Instead of touching
+    each of them, the scheduler advances one shared counter, and a sequence that decodes adds it
+    to what it had when it joined.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+STOPPED = Clock()
+"""The clock of a sequence that is not decoding: it stays at 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Future:
+    """What only an oracle may look at. Reading it needs ``oracle = True`` on the policy's class."""
+
+    output_tokens: int
+
+
+class Sequence:
+    """One stream of tokens: a prompt and what has been generated after it.
+
+    Attributes:
+        request: the request it belongs to.
+        index: its place among the sequences of its request.
+        block_table: logical block -> physical block. Owned by the allocator's ``allocate``/``free``.
+        host_table: the same for host blocks while it is swapped out.
+        num_asked: slots that the policy asked for; None means all that its table holds.
+        estimate: how many output tokens a policy may expect (see ``workload.estimate``).
+        future: the truth about it, for oracles.
+        num_prefix: tokens at its start that are shared with other requests (a system prompt).
+    """
+
+    __slots__ = (
+        "_clock",
+        "_num_generated",
+        "_num_stored",
+        "block_table",
+        "estimate",
+        "future",
+        "host_table",
+        "index",
+        "num_asked",
+        "num_prefix",
+        "order",
+        "request",
+    )
+
+    def __init__(self, request: Request, index: int = 0) -> None:
+        self.request = request
+        self.index = index
+        self.block_table: list[int] = []
+        self.host_table: list[int] = []
+        self.num_asked: int | None = None
+        self.num_prefix = 0
+        self.order = 0
+        self.estimate = request.estimate
+        self.future = Future(request.output_tokens)
+        self._num_stored = 0
+        self._num_generated = 0
+        self._clock = STOPPED
+
+    @property
+    def num_stored(self) -> int:
+        """Tokens whose keys and values are stored. Only the scheduler's ``commit`` changes it."""
+        return self._num_stored + self._clock.value
+
+    @num_stored.setter
+    def num_stored(self, num_tokens: int) -> None:
+        self._num_stored = num_tokens - self._clock.value
+
+    @property
+    def num_generated(self) -> int:
+        """Output tokens so far; the last one is not stored yet."""
+        return self._num_generated + self._clock.value
+
+    @num_generated.setter
+    def num_generated(self, num_tokens: int) -> None:
+        self._num_generated = num_tokens - self._clock.value
+
+    @property
+    def num_known(self) -> int:
+        """Prompt and generated tokens: what a prefill has to store."""
+        return self.request.prompt_tokens + self.num_generated
+
+    @property
+    def num_final(self) -> int:
+        """Stored tokens at its end: prompt + output - 1, for the last token is never stored."""
+        return self.request.prompt_tokens + self.future.output_tokens - 1
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether it gains one token in every decode step."""
+        return self._clock is not STOPPED
+
+    @property
+    def end(self) -> int:
+        """The value of the clock at which its last token has been generated; while it decodes."""
+        return self.future.output_tokens - self._num_generated
+
+    def join(self, clock: Clock) -> None:
+        """Start to decode: from here on its counts follow ``clock``."""
+        self._num_stored -= clock.value
+        self._num_generated -= clock.value
+        self._clock = clock
+
+    def leave(self) -> None:
+        """Stop decoding: its counts keep the values that they have now."""
+        self._num_stored += self._clock.value
+        self._num_generated += self._clock.value
+        self._clock = STOPPED
+
+    def __repr__(self) -> str:
+        return f"Sequence({self.request.id}.{self.index}, stored={self.num_stored}, table={list(self.block_table)})"
+
+
+class Request:
+    """One prompt, with its sequences and the instants of its life (ticks).
+
+    Args:
+        id: its number in the order of arrival, from 0.
+        arrival: when it arrives, in ticks.
+        prompt_tokens: at least 1.
+        output_tokens: the length of its (longest) output, at least 1.
+        num_sequences: parallel samples or beams.
+        estimate: output tokens that a policy may expect; the truth by default.
+    """
+
+    __slots__ = (
+        "admitted_at",
+        "arrival",
+        "estimate",
+        "finished_at",
+        "first_token_at",
+        "fits_alone",
+        "id",
+        "last_token_at",
+        "measured",
+        "num_lookups",
+        "num_preemptions_recompute",
+        "num_preemptions_swap",
+        "num_recomputed",
+        "output_tokens",
+        "prefix_group",
+        "prompt_tokens",
+        "reason",
+        "sequences",
+        "status",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        arrival: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        num_sequences: int = 1,
+        estimate: int | None = None,
+    ) -> None:
+        self.id = id
+        self.arrival = arrival
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.estimate = output_tokens if estimate is None else estimate
+        self.prefix_group: int | None = None
+        self.status = SequenceStatus.WAITING
+        self.reason = ""
+        self.admitted_at: int | None = None
+        self.first_token_at: int | None = None
+        self.last_token_at: int | None = None
+        self.finished_at: int | None = None
+        self.measured = True
+        self.fits_alone = False
+        self.num_lookups = 0
+        self.num_preemptions_recompute = 0
+        self.num_preemptions_swap = 0
+        self.num_recomputed = 0
+        self.sequences = [Sequence(self, index) for index in range(num_sequences)]
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.id}, prompt={self.prompt_tokens}, output={self.output_tokens}, "
+            f"{self.status.value}, {len(self.sequences)} sequences)"
+        )
