@@ -6,7 +6,8 @@ cannot tell the difference.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence as Listing
+from collections.abc import Collection
+from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 

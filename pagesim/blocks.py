@@ -62,7 +62,17 @@ class BlockPool:
         host: the pool of host blocks for swapping, None if there is none.
     """
 
-    __slots__ = ("_free", "_num_free", "block_size", "floor", "generation", "host", "num_blocks", "ref_counts", "watermark")
+    __slots__ = (
+        "_free",
+        "_num_free",
+        "block_size",
+        "floor",
+        "generation",
+        "host",
+        "num_blocks",
+        "ref_counts",
+        "watermark",
+    )
 
     def __init__(self, num_blocks: int, block_size: int, *, watermark: int = 0, host: BlockPool | None = None) -> None:
         if num_blocks < 0 or block_size < 1 or watermark < 0:
@@ -153,7 +163,9 @@ class BlockPool:
     def _give_run(self, blocks: range) -> None:
         held = self.ref_counts[blocks.start : blocks.stop]
         if held.count(1) != len(blocks):
-            raise InvariantError(f"INV-1: blocks {blocks.start} to {blocks.stop - 1} are given back but not all held once")
+            raise InvariantError(
+                f"INV-1: blocks {blocks.start} to {blocks.stop - 1} are given back but not all held once"
+            )
         self.ref_counts[blocks.start : blocks.stop] = [0] * len(blocks)
         self._num_free += len(blocks)
         self.generation += 1
