@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from pagesim.errors import PluginError
+
 
 class SequenceStatus(enum.Enum):
     """Where a request is in its life; its sequences share it."""
@@ -55,8 +57,10 @@ class Sequence:
         host_table: the same for host blocks while it is swapped out.
         num_asked: slots that the policy asked for; None means all that its table holds.
         estimate: how many output tokens a policy may expect (see ``workload.estimate``).
-        future: the truth about it, for oracles.
-        num_prefix: tokens at its start that are shared with other requests (a system prompt).
+        num_output: how many tokens it will generate. For the engine; a policy asks ``future``.
+        num_lost: tokens that it had stored when it was preempted for recomputation.
+        due: the value of the clock at which it needs its allocator next, while it decodes.
+        last_token_at: tick of its last token, as long as it is not in the stream of decodes.
     """
 
     __slots__ = (
@@ -64,13 +68,14 @@ class Sequence:
         "_num_generated",
         "_num_stored",
         "block_table",
+        "due",
         "estimate",
-        "future",
         "host_table",
         "index",
+        "last_token_at",
         "num_asked",
-        "num_prefix",
-        "order",
+        "num_lost",
+        "num_output",
         "request",
     )
 
@@ -80,13 +85,24 @@ class Sequence:
         self.block_table: list[int] = []
         self.host_table: list[int] = []
         self.num_asked: int | None = None
-        self.num_prefix = 0
-        self.order = 0
+        self.num_output = request.output_tokens
+        self.num_lost = 0
+        self.due = 0
+        self.last_token_at = 0
         self.estimate = request.estimate
-        self.future = Future(request.output_tokens)
         self._num_stored = 0
         self._num_generated = 0
         self._clock = STOPPED
+
+    @property
+    def future(self) -> Future:
+        """The truth about its length, for oracles.
+
+        Raises PluginError unless a policy of the run says ``oracle = True``.
+        """
+        if not self.request.oracle:
+            raise PluginError("sequence.future is read by a policy whose class does not say `oracle = True`")
+        return Future(self.num_output)
 
     @property
     def num_stored(self) -> int:
@@ -114,7 +130,7 @@ class Sequence:
     @property
     def num_final(self) -> int:
         """Stored tokens at its end: prompt + output - 1, for the last token is never stored."""
-        return self.request.prompt_tokens + self.future.output_tokens - 1
+        return self.request.prompt_tokens + self.num_output - 1
 
     @property
     def is_decoding(self) -> bool:
@@ -124,7 +140,7 @@ class Sequence:
     @property
     def end(self) -> int:
         """The value of the clock at which its last token has been generated; while it decodes."""
-        return self.future.output_tokens - self._num_generated
+        return self.num_output - self._num_generated
 
     def join(self, clock: Clock) -> None:
         """Start to decode: from here on its counts follow ``clock``."""
@@ -152,6 +168,13 @@ class Request:
         output_tokens: the length of its (longest) output, at least 1.
         num_sequences: parallel samples or beams.
         estimate: output tokens that a policy may expect; the truth by default.
+
+    Attributes:
+        order: its place among the running requests, by admission.
+        oracle: whether a policy of the run may read the future.
+        measured: whether it arrived inside the window over which request figures are taken.
+        fits_alone: whether an empty pool is known to admit it.
+        reason: why it was refused.
     """
 
     __slots__ = (
@@ -164,10 +187,11 @@ class Request:
         "id",
         "last_token_at",
         "measured",
-        "num_lookups",
         "num_preemptions_recompute",
         "num_preemptions_swap",
         "num_recomputed",
+        "oracle",
+        "order",
         "output_tokens",
         "prefix_group",
         "prompt_tokens",
@@ -199,10 +223,11 @@ class Request:
         self.finished_at: int | None = None
         self.measured = True
         self.fits_alone = False
-        self.num_lookups = 0
         self.num_preemptions_recompute = 0
         self.num_preemptions_swap = 0
         self.num_recomputed = 0
+        self.oracle = False
+        self.order = 0
         self.sequences = [Sequence(self, index) for index in range(num_sequences)]
 
     def __repr__(self) -> str:

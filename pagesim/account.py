@@ -1,0 +1,112 @@
+"""Where every slot of the device pool is (semantics, section 4), kept up to date by differences.
+
+    pool = live + cached + reserved + internal + external + free
+
+The account knows the slots that requests hold; what is free, and whether the free ones count as
+external, follows from the pool and from why the queue's head was refused.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pagesim.blocks import BlockPool
+from pagesim.sequence import Request, Sequence
+
+
+class Held(NamedTuple):
+    """Slots that a request holds: distinct ones, however many of its sequences share them.
+
+    Attributes:
+        live: hold a token that it needs.
+        useful: hold one or will; ``reserved`` is ``useful - live``.
+        internal: asked for, and never to be written.
+        external: beyond what was asked for (the round-up of a placement).
+    """
+
+    live: int = 0
+    useful: int = 0
+    internal: int = 0
+    external: int = 0
+
+
+NOTHING = Held()
+
+
+class Account:
+    """The slots held by all requests, in sum.
+
+    Args:
+        pool: the device pool.
+        num_slots: slots of the device, of which the pool's whole blocks may leave a tail.
+    """
+
+    __slots__ = ("block_size", "cached", "external", "internal", "live", "num_slots", "pool", "tail", "useful")
+
+    def __init__(self, pool: BlockPool, num_slots: int) -> None:
+        self.pool = pool
+        self.block_size = pool.block_size
+        self.num_slots = num_slots
+        self.tail = num_slots - pool.num_blocks * pool.block_size
+        self.live = 0
+        self.useful = 0
+        self.internal = 0
+        self.external = 0
+        self.cached = 0
+
+    @property
+    def free(self) -> int:
+        """Slots in blocks that nobody holds."""
+        return (self.pool.num_blocks - self.pool.num_held) * self.block_size
+
+    def change(self, before: Held, after: Held) -> None:
+        """Replace a request's part of the account."""
+        self.live += after.live - before.live
+        self.useful += after.useful - before.useful
+        self.internal += after.internal - before.internal
+        self.external += after.external - before.external
+
+    def held(self, request: Request) -> Held:
+        """Return what ``request`` holds now, from its block tables."""
+        sequences = request.sequences
+        if len(sequences) == 1:
+            return self._single(sequences[0])
+        return self._shared(sequences)
+
+    def _single(self, sequence: Sequence) -> Held:
+        table = sequence.block_table
+        if not table:
+            return NOTHING
+        capacity = len(table) * self.block_size
+        asked = capacity if sequence.num_asked is None else sequence.num_asked
+        final = sequence.num_final
+        if asked <= final:
+            return Held(sequence.num_stored, asked, 0, capacity - asked)
+        return Held(sequence.num_stored, final, asked - final, capacity - asked)
+
+    def _shared(self, sequences: list[Sequence]) -> Held:
+        """Walk the tables: each distinct block counts once, with the most that any sharer has or will have in it."""
+        size = self.block_size
+        blocks: dict[int, tuple[int, int, int]] = {}
+        for sequence in sequences:
+            table = sequence.block_table
+            if not table:
+                continue
+            stored, final = sequence.num_stored, sequence.num_final
+            asked = len(table) * size if sequence.num_asked is None else sequence.num_asked
+            start = 0
+            for block in table:
+                here = (
+                    min(max(stored - start, 0), size),
+                    min(max(min(asked, final) - start, 0), size),
+                    min(max(asked - start, 0), size),
+                )
+                there = blocks.get(block)
+                blocks[block] = here if there is None else tuple(map(max, here, there))  # type: ignore[assignment]
+                start += size
+        live = useful = asked_slots = 0
+        for stored_here, useful_here, asked_here in blocks.values():
+            live += stored_here
+            useful += useful_here
+            asked_slots += asked_here
+        return Held(live, useful, asked_slots - useful, len(blocks) * size - asked_slots)

@@ -1,0 +1,50 @@
+"""Paged, with blocks shared between sequences until one of them writes."""
+
+from __future__ import annotations
+
+from pagesim.blocks import BlockOps, BlockPool, Copy
+from pagesim.sequence import Sequence
+
+
+class CopyOnWrite:
+    """Blocks on demand; a fork shares every block, the first write to a shared one copies it.
+
+    k sequences that share a partial block make k - 1 copies: the last one writes in place. A full
+    block is never written again, so it is never copied.
+    """
+
+    bulk = True
+    stable_refusal = True
+
+    def __init__(self, pool: BlockPool) -> None:
+        self.pool = pool
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+        """Take what the table lacks, and a block of its own if the next write is to a shared one."""
+        pool, table, stored = self.pool, sequence.block_table, sequence.num_stored
+        written = stored // pool.block_size
+        is_shared = written < len(table) and pool.ref_counts[table[written]] > 1
+        missing = pool.blocks_for(stored + num_tokens) - len(table)
+        if max(missing, 0) + is_shared > pool.num_free:
+            return None
+        ops = BlockOps()
+        if is_shared:
+            source, (target,) = table[written], pool.take(1)
+            ops.append(Copy(source, target))
+            pool.give([source])
+            table[written] = target
+        if missing > 0:
+            table += pool.take(missing)
+        return ops
+
+    def free(self, sequence: Sequence) -> None:
+        """Drop its reference to each block."""
+        self.pool.give(sequence.block_table)
+        sequence.block_table = []
+
+    def fork(self, parent: Sequence, child: Sequence) -> BlockOps | None:
+        """Let the child share the parent's stored blocks. Needs no room."""
+        shared = parent.block_table[: self.pool.blocks_for(parent.num_stored)]
+        self.pool.share(shared)
+        child.block_table = shared
+        return BlockOps()
