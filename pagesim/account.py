@@ -22,12 +22,14 @@ class Held(NamedTuple):
         useful: hold one or will; ``reserved`` is ``useful - live``.
         internal: asked for, and never to be written.
         external: beyond what was asked for (the round-up of a placement).
+        references: entries of its block tables: the blocks that it would hold without sharing.
     """
 
     live: int = 0
     useful: int = 0
     internal: int = 0
     external: int = 0
+    references: int = 0
 
 
 NOTHING = Held()
@@ -41,7 +43,18 @@ class Account:
         num_slots: slots of the device, of which the pool's whole blocks may leave a tail.
     """
 
-    __slots__ = ("block_size", "cached", "external", "internal", "live", "num_slots", "pool", "tail", "useful")
+    __slots__ = (
+        "block_size",
+        "cached",
+        "external",
+        "internal",
+        "live",
+        "num_slots",
+        "pool",
+        "references",
+        "tail",
+        "useful",
+    )
 
     def __init__(self, pool: BlockPool, num_slots: int) -> None:
         self.pool = pool
@@ -53,6 +66,7 @@ class Account:
         self.internal = 0
         self.external = 0
         self.cached = 0
+        self.references = 0
 
     @property
     def free(self) -> int:
@@ -65,6 +79,7 @@ class Account:
         self.useful += after.useful - before.useful
         self.internal += after.internal - before.internal
         self.external += after.external - before.external
+        self.references += after.references - before.references
 
     def held(self, request: Request) -> Held:
         """Return what ``request`` holds now, from its block tables."""
@@ -79,22 +94,26 @@ class Account:
             return NOTHING
         capacity = len(table) * self.block_size
         asked = capacity if sequence.num_asked is None else sequence.num_asked
+        if sequence.retired:
+            return Held(0, 0, asked, capacity - asked, len(table))
         final = sequence.num_final
         if asked <= final:
-            return Held(sequence.num_stored, asked, 0, capacity - asked)
-        return Held(sequence.num_stored, final, asked - final, capacity - asked)
+            return Held(sequence.num_stored, asked, 0, capacity - asked, len(table))
+        return Held(sequence.num_stored, final, asked - final, capacity - asked, len(table))
 
     def _shared(self, sequences: list[Sequence]) -> Held:
         """Walk the tables: each distinct block counts once, with the most that any sharer has or will have in it."""
         size = self.block_size
         blocks: dict[int, tuple[int, int, int]] = {}
+        references = 0
         for sequence in sequences:
             table = sequence.block_table
             if not table:
                 continue
-            stored, final = sequence.num_stored, sequence.num_final
+            stored, final = (0, 0) if sequence.retired else (sequence.num_stored, sequence.num_final)
             asked = len(table) * size if sequence.num_asked is None else sequence.num_asked
             start = 0
+            references += len(table)
             for block in table:
                 here = (
                     min(max(stored - start, 0), size),
@@ -109,4 +128,4 @@ class Account:
             live += stored_here
             useful += useful_here
             asked_slots += asked_here
-        return Held(live, useful, asked_slots - useful, len(blocks) * size - asked_slots)
+        return Held(live, useful, asked_slots - useful, len(blocks) * size - asked_slots, references)

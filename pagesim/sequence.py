@@ -60,6 +60,7 @@ class Sequence:
         num_output: how many tokens it will generate. For the engine; a policy asks ``future``.
         num_lost: tokens that it had stored when it was preempted for recomputation.
         due: the value of the clock at which it needs its allocator next, while it decodes.
+        retired: whether it has ended and its memory is still held, for nothing.
         last_token_at: tick of its last token, as long as it is not in the stream of decodes.
     """
 
@@ -77,6 +78,7 @@ class Sequence:
         "num_lost",
         "num_output",
         "request",
+        "retired",
     )
 
     def __init__(self, request: Request, index: int = 0) -> None:
@@ -89,6 +91,7 @@ class Sequence:
         self.num_lost = 0
         self.due = 0
         self.last_token_at = 0
+        self.retired = False
         self.estimate = request.estimate
         self._num_stored = 0
         self._num_generated = 0
@@ -133,6 +136,11 @@ class Sequence:
         return self.request.prompt_tokens + self.num_output - 1
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it has all of its tokens."""
+        return self.num_generated >= self.num_output
+
+    @property
     def is_decoding(self) -> bool:
         """Whether it gains one token in every decode step."""
         return self._clock is not STOPPED
@@ -173,6 +181,8 @@ class Request:
         order: its place among the running requests, by admission.
         oracle: whether a policy of the run may read the future.
         measured: whether it arrived inside the window over which request figures are taken.
+        forked: whether all of its sequences have the prompt (or there is only one).
+        num_live: sequences that have not ended.
         fits_alone: whether an empty pool is known to admit it.
         reason: why it was refused.
     """
@@ -184,9 +194,11 @@ class Request:
         "finished_at",
         "first_token_at",
         "fits_alone",
+        "forked",
         "id",
         "last_token_at",
         "measured",
+        "num_live",
         "num_preemptions_recompute",
         "num_preemptions_swap",
         "num_recomputed",
@@ -223,12 +235,19 @@ class Request:
         self.finished_at: int | None = None
         self.measured = True
         self.fits_alone = False
+        self.forked = num_sequences == 1
+        self.num_live = num_sequences
         self.num_preemptions_recompute = 0
         self.num_preemptions_swap = 0
         self.num_recomputed = 0
         self.oracle = False
         self.order = 0
         self.sequences = [Sequence(self, index) for index in range(num_sequences)]
+
+    @property
+    def live_sequences(self) -> list[Sequence]:
+        """Its sequences that have not ended."""
+        return [sequence for sequence in self.sequences if not sequence.has_ended]
 
     def __repr__(self) -> str:
         return (

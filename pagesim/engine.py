@@ -1,0 +1,230 @@
+"""The event loop: requests arrive, steps are scheduled and executed, time passes. Imports simpy, alone.
+
+    serve:  step   = scheduler.schedule(now)
+            result = backend.execute(step)
+            wait for result.duration
+            scheduler.commit(step, now)
+
+An arrival at the very instant at which a step ends is visible to the next schedule: arrivals are
+urgent events, the ends of steps are normal ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, cast
+
+import simpy
+from simpy.events import NORMAL, URGENT, Event, EventPriority
+
+from pagesim.backend import Backend, Step
+from pagesim.errors import InvariantError
+from pagesim.recorder import Recorder
+from pagesim.schedulers.base import Scheduler
+from pagesim.sequence import Request, SequenceStatus
+
+
+class Source(Protocol):
+    """Where requests come from."""
+
+    def initial(self) -> Iterator[Request]:
+        """Yield requests whose arrival is known beforehand, in the order of arrival."""
+        ...
+
+    def after(self, request: Request, now: int) -> Request | None:
+        """Return the request that ``request``'s end at ``now`` brings about, with its arrival time."""
+        ...
+
+
+class Engine:
+    """Runs one scheduler over one source of requests.
+
+    Args:
+        scheduler: with its allocator, account and journal.
+        backend: says how long a step takes.
+        source: of requests.
+        recorder: is told every state.
+        max_model_len: longer requests are refused on arrival.
+        horizon: tick at which the run is cut off.
+        watch: called now and then with (ended requests, now), for a progress bar.
+    """
+
+    WATCH_EVERY = 512  # iterations
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        backend: Backend,
+        source: Source,
+        recorder: Recorder,
+        *,
+        max_model_len: int,
+        horizon: int | None = None,
+        watch: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.backend = backend
+        self.source = source
+        self.recorder = recorder
+        self.journal = scheduler.journal
+        self.max_model_len = max_model_len
+        self.horizon = horizon
+        self.watch = watch
+        self.unfinished: list[Request] = []
+        self._env = simpy.Environment(initial_time=0)
+        self._step: Step | None = None  # in flight
+        self._wake: Event | None = None
+        self._pending: Request | None = None
+        self._incoming = source.initial()
+        self._record_end = self.journal.ended
+        self.journal.ended = self._ended
+
+    @property
+    def now(self) -> int:
+        """The simulated time, in ticks."""
+        return cast(int, self._env.now)
+
+    def run(self) -> None:
+        """Run until every request has ended, or to the horizon.
+
+        Raises InvariantError if the engine is idle while something waits.
+        """
+        self._expect_next()
+        self._wake_up()
+        if self.horizon is None:
+            self._env.run()
+        else:
+            self._at(self.horizon, URGENT, lambda event: None)
+            self._env.run(until=self.horizon)
+            self.recorder.advance(self.horizon)
+            self._cut_off()
+        self.recorder.close_window()
+        if not self.unfinished and self.scheduler.pool.num_held:
+            raise InvariantError(f"INV-11: blocks are held after the last request has ended\n{self.picture()}")
+
+    # Arrivals
+
+    def _expect_next(self) -> None:
+        self._pending = next(self._incoming, None)
+        if self._pending is not None:
+            self._at(self._pending.arrival, URGENT, self._arrive)
+
+    def _arrive(self, event: Event) -> None:
+        now = self.now
+        self.recorder.advance(now)
+        while self._pending is not None and self._pending.arrival == now:
+            self._receive(self._pending)
+            self._pending = next(self._incoming, None)
+        if self._pending is not None:
+            self._at(self._pending.arrival, URGENT, self._arrive)
+        self.recorder.queued()
+        self._wake_up()
+
+    def _receive(self, request: Request) -> None:
+        self.journal.arrived += 1
+        length = request.prompt_tokens + max(sequence.num_output for sequence in request.sequences)
+        if length > self.max_model_len:
+            request.status = SequenceStatus.REFUSED
+            request.reason = f"too long: {length} tokens of max_model_len {self.max_model_len}"
+            self.journal.refused += 1
+            self.journal.ended(request)
+        else:
+            self.scheduler.add(request)
+
+    def _ended(self, request: Request) -> None:
+        now = self.now
+        self._record_end(request)
+        follower = self.source.after(request, now)
+        if follower is not None:
+            self._at(max(follower.arrival, now), URGENT, lambda event: self._arrive_late(follower))
+
+    def _arrive_late(self, request: Request) -> None:
+        self.recorder.advance(self.now)
+        self._receive(request)
+        self.recorder.queued()
+        self._wake_up()
+
+    # Steps
+
+    def _begin(self, event: Event) -> None:
+        if event is self._wake:  # an arrival may have woken the engine before the time that a policy named
+            self._wake = None
+            self._begin_step()
+
+    def _begin_step(self) -> None:
+        """Schedule and execute one step; the next event is its end."""
+        now, scheduler = self.now, self.scheduler
+        self.recorder.advance(now)
+        step = scheduler.schedule(now)
+        if step.is_empty:
+            self._idle(step, now)
+            return
+        result = self.backend.execute(step)
+        if result.duration < 1:
+            raise InvariantError(f"INV-5: {type(self.backend).__name__} says that a step takes {result.duration} ticks")
+        self.recorder.observe(idle=False)
+        self.recorder.stepped(result)
+        self._step = step
+        self._at(now + result.duration, NORMAL, self._end_step)
+
+    def _end_step(self, event: Event) -> None:
+        now, step = self.now, self._step
+        if step is None:
+            raise InvariantError("INV-5: a step ends that never began")
+        self.recorder.advance(now)
+        self._step = None
+        self.scheduler.commit(step, now)
+        if self.watch is not None and not self.journal.iterations % self.WATCH_EVERY:
+            self.watch(self.journal.finished + self.journal.refused, now)
+        if self._env.peek() <= now:  # clients that answer at once are heard before the next step
+            self._wake_up()
+        else:
+            self._begin_step()
+
+    def _idle(self, step: Step, now: int) -> None:
+        """Wait for the next arrival, or for the time that the policy named; anything else is a bug."""
+        scheduler = self.scheduler
+        self.recorder.observe(idle=True)
+        if step.wake_at is not None and step.wake_at > now:
+            self._wake = self._at(step.wake_at, NORMAL, self._begin)
+        elif scheduler.has_work:
+            raise InvariantError(f"INV-8: the engine is idle while requests wait\n{self.picture()}")
+
+    def _wake_up(self) -> None:
+        """Begin a step at this instant, unless one is in flight."""
+        if self._step is None:
+            self._wake = self._at(self.now, NORMAL, self._begin)
+
+    # The end
+
+    def _cut_off(self) -> None:
+        scheduler = self.scheduler
+        self.unfinished = [*scheduler.waiting, *scheduler.running, *scheduler.swapped]
+        self.unfinished.sort(key=lambda request: request.id)
+        for request in self.unfinished:
+            self._record_end(request)
+        while self._pending is not None:
+            self.unfinished.append(self._pending)
+            self._record_end(self._pending)
+            self._pending = next(self._incoming, None)
+
+    def picture(self) -> str:
+        """Return the queues and the pool as text, for an error message."""
+        scheduler, pool = self.scheduler, self.scheduler.pool
+        queues = {"waiting": scheduler.waiting, "running": scheduler.running, "swapped": scheduler.swapped}
+        lines = [
+            f"at tick {self._env.now}: {pool.num_held} of {pool.num_blocks} blocks of {pool.block_size} slots held"
+        ]
+        for name, requests in queues.items():
+            lines.append(f"  {name}: {len(requests)}" + "".join(f"\n    {request}" for request in list(requests)[:8]))
+        lines.append(f"  admission held by: {scheduler.held}; seats taken: {scheduler.num_seats}")
+        return "\n".join(lines)
+
+    def _at(self, tick: int, priority: EventPriority, callback: Callable[[Event], None]) -> Event:
+        """Call back at ``tick``. A bare event costs half of what a process and a timeout cost."""
+        event = Event(self._env)
+        event._ok, event._value = True, None
+        if event.callbacks is not None:
+            event.callbacks.append(callback)
+        self._env.schedule(event, priority, tick - self.now)
+        return event

@@ -1,0 +1,283 @@
+"""Turns the states that a run passes through into exact integrals, bins and rows.
+
+A state lasts from one instant to the next. Each of its quantities is integrated over time as an
+integer; a snapshot of the integrals is taken at each edge of a bin or of the measuring window, and
+means are differences of snapshots. When there are too many bins, every other edge is dropped.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence as Listing
+from typing import Final
+
+from pagesim.account import Account
+from pagesim.allocators.base import Allocator
+from pagesim.backend import StepResult
+from pagesim.journal import Journal
+from pagesim.schedulers.base import Reason, Scheduler
+from pagesim.sequence import Request, SequenceStatus
+from pagesim.units import TICKS_PER_SECOND
+
+INTEGRALS: Final = (
+    "live",
+    "useful",
+    "internal",
+    "external",
+    "free",
+    "cached",
+    "blocks_held",
+    "blocks_referenced",
+    "largest_free_run",
+    "free_blocks",
+    "running",
+    "waiting",
+    "swapped",
+)
+"""Quantities integrated over time: slots, blocks and requests, times ticks."""
+
+REASONS: Final[tuple[Reason, ...]] = ("load", "memory", "sequences", "tokens")
+PARTS: Final = ("weights", "attention", "prefill", "recompute", "copies", "swaps", "overhead")
+COUNTERS: Final = (
+    "arrived",
+    "finished",
+    "refused",
+    "iterations",
+    "prompt_tokens",
+    "output_tokens",
+    "preemptions_recompute",
+    "preemptions_swap",
+    "recomputed_tokens",
+    "swapped_out_blocks",
+    "swapped_in_blocks",
+    "swap_stall",
+    "copied_blocks",
+    "lookups_first",
+    "lookups_retry",
+    "lookups_preempted",
+)
+
+REQUEST_INTEGERS: Final = (
+    "request",
+    "arrival",
+    "prompt_tokens",
+    "output_tokens",
+    "num_sequences",
+    "admitted_at",
+    "first_token_at",
+    "last_token_at",
+    "preemptions_recompute",
+    "preemptions_swap",
+    "recomputed_tokens",
+    "measured",
+)
+"""Columns of a request's row, integers; an instant that never came is -1."""
+
+
+class Snapshot:
+    """Integrals and counters at one instant."""
+
+    __slots__ = ("counters", "idle", "integrals", "parts", "reasons", "time", "waiting_now")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.time = recorder.time
+        self.integrals = tuple(recorder.integrals)
+        self.reasons = tuple(recorder.reasons)
+        self.parts = tuple(recorder.parts)
+        self.idle = recorder.idle
+        self.counters = tuple(getattr(recorder.journal, name) for name in COUNTERS)
+        self.waiting_now = recorder.state[INTEGRALS.index("waiting")]
+
+
+class Recorder:
+    """Records one run.
+
+    Args:
+        account, journal, scheduler, allocator: what is looked at.
+        num_bins: at most this many bins in the timeline; at least half as many once it is full.
+        window: first and last tick of the measuring window, where they are known before the run.
+    """
+
+    FIRST_BIN: Final = TICKS_PER_SECOND // 1000
+
+    def __init__(
+        self,
+        account: Account,
+        journal: Journal,
+        scheduler: Scheduler,
+        allocator: Allocator,
+        *,
+        num_bins: int = 1000,
+        window: tuple[int, int] | None = None,
+    ) -> None:
+        self.account = account
+        self.journal = journal
+        self.scheduler = scheduler
+        self.time = 0
+        self.state = [0] * len(INTEGRALS)
+        self.integrals = [0] * len(INTEGRALS)
+        self.reasons = [0] * len(REASONS)
+        self.parts = [0] * len(PARTS)
+        self.idle = 0
+        self.peak_running = 0
+        self.peak_in_window = 0
+        self.window_opened: Snapshot | None = None
+        self.window_closed: Snapshot | None = None
+        self.request_rows = array("q")
+        self.refusals: dict[int, str] = {}
+        self._window = window
+        self._num_bins = num_bins
+        self._bin_width = self.FIRST_BIN
+        self._edges: list[tuple[int, ...]] = [tuple(self.integrals)]
+        self._reason = 0
+        self._is_idle = True
+        self._largest_free_run = getattr(allocator, "largest_free_run", None)
+        self._next_mark = min(self._bin_width, window[0]) if window else self._bin_width
+        if window and window[0] == 0:
+            self.open_window()
+            self._next_mark = self._mark_after()
+        journal.ended = self.ended
+
+    # While the run goes on
+
+    def observe(self, *, idle: bool) -> None:
+        """Take the state that holds from now on."""
+        account, scheduler, state = self.account, self.scheduler, self.state
+        pool = account.pool
+        free = (pool.num_blocks - pool.num_held) * account.block_size
+        outside = account.external + account.tail
+        if scheduler.refused_by_allocator:
+            outside += free
+            state[4] = 0
+        else:
+            state[4] = free
+        state[0] = account.live
+        state[1] = account.useful
+        state[2] = account.internal
+        state[3] = outside
+        state[5] = account.cached
+        state[6] = pool.num_held
+        state[7] = account.references
+        if self._largest_free_run is not None:
+            state[8] = self._largest_free_run()
+            state[9] = pool.num_blocks - pool.num_held
+        running = len(scheduler.running)
+        state[10] = running
+        state[11] = len(scheduler.waiting)
+        state[12] = len(scheduler.swapped)
+        if running > self.peak_running:
+            self.peak_running = running
+        if running > self.peak_in_window and self.window_opened is not None and self.window_closed is None:
+            self.peak_in_window = running
+        self._reason = REASONS.index(scheduler.held)
+        self._is_idle = idle
+
+    def queued(self) -> None:
+        """Take the new length of the waiting queue."""
+        self.state[11] = len(self.scheduler.waiting)
+
+    def advance(self, now: int) -> None:
+        """Let the state last until ``now``."""
+        while now >= self._next_mark:
+            self._last(self._next_mark)
+            self._mark()
+        if now > self.time:
+            self._last(now)
+
+    def stepped(self, result: StepResult) -> None:
+        """Add up where the time of a step went."""
+        parts = self.parts
+        _, weights, attention, prefill, recompute, copies, swaps, overhead = result
+        parts[0] += weights
+        parts[1] += attention
+        parts[6] += overhead
+        if prefill or recompute or copies or swaps:
+            parts[2] += prefill
+            parts[3] += recompute
+            parts[4] += copies
+            parts[5] += swaps
+
+    def open_window(self) -> None:
+        """Start measuring now."""
+        self.window_opened = Snapshot(self)
+        self.peak_in_window = len(self.scheduler.running)
+
+    def close_window(self) -> None:
+        """Stop measuring now."""
+        if self.window_opened is not None and self.window_closed is None:
+            self.window_closed = Snapshot(self)
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether the window is open now."""
+        return self.window_opened is not None and self.window_closed is None
+
+    def ended(self, request: Request) -> None:
+        """Keep the row of a request that has finished, was refused, or was cut off."""
+        if request.status is SequenceStatus.REFUSED:
+            self.refusals[request.id] = request.reason
+        self.request_rows.extend(
+            (
+                request.id,
+                request.arrival,
+                request.prompt_tokens,
+                max(sequence.num_output for sequence in request.sequences),
+                len(request.sequences),
+                _instant(request.admitted_at),
+                _instant(request.first_token_at),
+                request.last_token_at if request.status is SequenceStatus.FINISHED and request.last_token_at else -1,
+                request.num_preemptions_recompute,
+                request.num_preemptions_swap,
+                request.num_recomputed,
+                request.measured,
+            )
+        )
+
+    # Afterwards
+
+    def timeline(self) -> tuple[int, Listing[tuple[int, ...]]]:
+        """Return the width of a bin in ticks, and the integrals at every edge, from 0 on.
+
+        The last bin is filled up to its edge with the state at the end of the run.
+        """
+        edges = list(self._edges)
+        if self.time > (len(edges) - 1) * self._bin_width:
+            rest = len(edges) * self._bin_width - self.time
+            edges.append(tuple(total + rest * value for total, value in zip(self.integrals, self.state, strict=True)))
+        return self._bin_width, edges
+
+    # Inside
+
+    def _last(self, until: int) -> None:
+        span = until - self.time
+        integrals = self.integrals
+        for index, value in enumerate(self.state):
+            if value:
+                integrals[index] += value * span
+        self.reasons[self._reason] += span
+        if self._is_idle:
+            self.idle += span
+        self.time = until
+
+    def _mark(self) -> None:
+        if self._window is not None:
+            if self.time == self._window[0] and self.window_opened is None:
+                self.open_window()
+            if self.time == self._window[1]:
+                self.close_window()
+        if self.time == len(self._edges) * self._bin_width:
+            self._edges.append(tuple(self.integrals))
+            if len(self._edges) > self._num_bins:
+                del self._edges[1::2]
+                self._bin_width *= 2
+        self._next_mark = self._mark_after()
+
+    def _mark_after(self) -> int:
+        mark = len(self._edges) * self._bin_width
+        if self._window is not None:
+            mark = min([mark, *(edge for edge in self._window if edge > self.time)])
+        return mark
+
+
+def _instant(tick: int | None) -> int:
+    return -1 if tick is None else tick

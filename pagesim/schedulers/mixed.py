@@ -1,0 +1,22 @@
+"""Prompts and decodes in one batch, prompts whole."""
+
+from __future__ import annotations
+
+from pagesim.backend import Step
+from pagesim.schedulers.base import Scheduler
+
+
+class Mixed(Scheduler):
+    """Running, then swapped, then waiting; whole prompts beside decodes (the PagedAttention paper's engine)."""
+
+    def plan(self, step: Step) -> None:
+        """Walk the queues once."""
+        preempted = self.grow(step)
+        budget = self.limits.max_num_batched_tokens - len(self.decoding)
+        budget = self.continue_prompts(step, budget)
+        if preempted:
+            self.hold("memory")
+        else:
+            budget = self.resume(step, budget)
+            self.admit(step, budget)
+        self.complete(step)

@@ -1,0 +1,25 @@
+"""Prompts before decodes, and never in the same step."""
+
+from __future__ import annotations
+
+from pagesim.backend import Step
+from pagesim.schedulers.base import Scheduler
+
+
+class PrefillFirst(Scheduler):
+    """Waiting first; a step with any prompt is prompt-only (vLLM 0.1.3 to 0.5)."""
+
+    def plan(self, step: Step) -> None:
+        """Admit if nothing is swapped; otherwise, or if nobody could be admitted, decode."""
+        self.hold("memory" if self.waiting else "load")
+        if not self.swapped:
+            budget = self.continue_prompts(step, self.limits.max_num_batched_tokens)
+            self.admit(step, budget)
+            if step.prefills:
+                self.complete(step, decode=False)
+                return
+        if self.grow(step):
+            self.hold("memory")
+        elif self.swapped:
+            self.resume(step, self.limits.max_num_batched_tokens - len(self.decoding))
+        self.complete(step)
