@@ -141,28 +141,29 @@ def make_venv() -> None:
     say(f"making .venv with Python {sys.version.split()[0]} ...")
     code, output = run([sys.executable, "-m", "venv", str(VENV)])
     if code:
-        raise SetupError(f"the virtual environment cannot be made: {last_line(output)}")
+        raise SetupError(f"the virtual environment cannot be made: {complaint(output)}")
 
 
 def install(target: str) -> None:
     """Install ``target`` from the project folder with uv, or with pip where uv cannot be had or fails."""
-    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
+    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--retries", "2"]
     code, output = run([*pip, "install", "--quiet", "-c", str(CONSTRAINTS), "uv"])
     if not code:
         uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(PYTHON), "--compile-bytecode"]
         code, output = run([*uv, "-c", str(CONSTRAINTS), "-b", str(CONSTRAINTS), "-e", target])
         if not code:
             return
-    say(f"uv did not do it ({last_line(output)}); trying pip, which takes longer ...")
+    say(f"uv did not do it ({complaint(output)}); trying pip, which takes longer ...")
     code, output = run([*pip, "install", "--quiet", "-c", str(CONSTRAINTS), "-e", target])
-    if code:
-        sys.stderr.write(output)
-        if any(sign in output for sign in OFFLINE):
-            raise SetupError(
-                "the package index cannot be reached; connect to the network, or tell pip about a mirror or "
-                "a folder of wheels (PIP_INDEX_URL, PIP_FIND_LINKS), and run this again"
-            )
-        raise SetupError("pip could not install the dependencies; its own words stand above")
+    if not code:
+        return
+    if any(sign in output for sign in OFFLINE):
+        raise SetupError(
+            "the package index cannot be reached; connect to the network, or tell pip about a mirror or "
+            "a folder of wheels (PIP_INDEX_URL, PIP_FIND_LINKS), and run this again"
+        )
+    sys.stderr.write(output)
+    raise SetupError("pip could not install the dependencies; its own words stand above")
 
 
 def run(command: "list[str]") -> "tuple[int, str]":
@@ -183,10 +184,11 @@ def run(command: "list[str]") -> "tuple[int, str]":
     return done.returncode, done.stdout.decode("utf-8", "replace")
 
 
-def last_line(output: str) -> str:
-    """Return the last line of ``output`` that says something."""
+def complaint(output: str) -> str:
+    """Return the first line of ``output`` that calls itself an error, else the last one."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "it gave no reason"
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return (errors or lines[-1:] or ["it gave no reason"])[0]
 
 
 def say(message: str) -> None:
