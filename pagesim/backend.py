@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pagesim.blocks import BlockOps
 from pagesim.sequence import Sequence
 from pagesim.units import TICKS_PER_SECOND
+
+if TYPE_CHECKING:
+    from pagesim.catalog import DeviceSpec, ModelSpec
 
 
 class Chunk(NamedTuple):
@@ -89,6 +92,41 @@ class StepResult(NamedTuple):
     copies: int = 0
     swaps: int = 0
     overhead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a backend is built for: one row of an experiment.
+
+    A backend's class is called with it and the options of the experiment file, unless it has a
+    class method ``from_machine`` that takes the same.
+
+    Attributes:
+        model, device: from the catalog.
+        tensor_parallel: GPUs that share each layer.
+        dtype: of weights and KV cache: float16, bfloat16 or float32.
+        dtype_bytes: of one number.
+        kv_bytes_per_token: on each GPU.
+        block_size: slots of a block.
+        contiguous: whether tables are runs of adjacent blocks, so that no table is read.
+        num_blocks, num_host_blocks: of the pool and of the host's.
+        max_num_seqs, max_model_len: bounds of a batch and of a sequence.
+        seed: of the run.
+    """
+
+    model: ModelSpec
+    device: DeviceSpec
+    tensor_parallel: int
+    dtype: str
+    dtype_bytes: int
+    kv_bytes_per_token: int
+    block_size: int
+    contiguous: bool
+    num_blocks: int
+    num_host_blocks: int
+    max_num_seqs: int
+    max_model_len: int
+    seed: int
 
 
 class Backend(Protocol):

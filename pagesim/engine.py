@@ -44,7 +44,7 @@ class Engine:
         backend: says how long a step takes.
         source: of requests.
         recorder: is told every state.
-        max_model_len: longer requests are refused on arrival.
+        max_model_len: longer requests are refused on arrival, or cut where ``truncate`` says so.
         horizon: tick at which the run is cut off.
         watch: called now and then with (ended requests, now), for a progress bar.
     """
@@ -59,6 +59,7 @@ class Engine:
         recorder: Recorder,
         *,
         max_model_len: int,
+        truncate: bool = False,
         horizon: int | None = None,
         watch: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -68,6 +69,7 @@ class Engine:
         self.recorder = recorder
         self.journal = scheduler.journal
         self.max_model_len = max_model_len
+        self.truncate = truncate
         self.horizon = horizon
         self.watch = watch
         self.unfinished: list[Request] = []
@@ -122,7 +124,9 @@ class Engine:
 
     def _receive(self, request: Request) -> None:
         self.journal.arrived += 1
-        length = request.prompt_tokens + max(sequence.num_output for sequence in request.sequences)
+        if self.truncate:
+            request.truncate(self.max_model_len)
+        length = request.prompt_tokens + request.output_tokens
         if length > self.max_model_len:
             request.status = SequenceStatus.REFUSED
             request.reason = f"too long: {length} tokens of max_model_len {self.max_model_len}"

@@ -8,85 +8,18 @@ means are differences of snapshots. When there are too many bins, every other ed
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence as Listing
 from typing import Final
+
+import numpy as np
 
 from pagesim.account import Account
 from pagesim.allocators.base import Allocator
 from pagesim.backend import StepResult
 from pagesim.journal import Journal
-from pagesim.schedulers.base import Reason, Scheduler
+from pagesim.record import COUNTERS, INTEGRALS, NO_INSTANT, PARTS, REASONS, REQUEST_COLUMNS, STATUSES, Record, Snapshot
+from pagesim.schedulers.base import Scheduler
 from pagesim.sequence import Request, SequenceStatus
 from pagesim.units import TICKS_PER_SECOND
-
-INTEGRALS: Final = (
-    "live",
-    "useful",
-    "internal",
-    "external",
-    "free",
-    "cached",
-    "blocks_held",
-    "blocks_referenced",
-    "largest_free_run",
-    "free_blocks",
-    "running",
-    "waiting",
-    "swapped",
-)
-"""Quantities integrated over time: slots, blocks and requests, times ticks."""
-
-REASONS: Final[tuple[Reason, ...]] = ("load", "memory", "sequences", "tokens")
-PARTS: Final = ("weights", "attention", "prefill", "recompute", "copies", "swaps", "overhead")
-COUNTERS: Final = (
-    "arrived",
-    "finished",
-    "refused",
-    "iterations",
-    "prompt_tokens",
-    "output_tokens",
-    "preemptions_recompute",
-    "preemptions_swap",
-    "recomputed_tokens",
-    "swapped_out_blocks",
-    "swapped_in_blocks",
-    "swap_stall",
-    "copied_blocks",
-    "lookups_first",
-    "lookups_retry",
-    "lookups_preempted",
-)
-
-REQUEST_INTEGERS: Final = (
-    "request",
-    "arrival",
-    "prompt_tokens",
-    "output_tokens",
-    "num_sequences",
-    "admitted_at",
-    "first_token_at",
-    "last_token_at",
-    "preemptions_recompute",
-    "preemptions_swap",
-    "recomputed_tokens",
-    "measured",
-)
-"""Columns of a request's row, integers; an instant that never came is -1."""
-
-
-class Snapshot:
-    """Integrals and counters at one instant."""
-
-    __slots__ = ("counters", "idle", "integrals", "parts", "reasons", "time", "waiting_now")
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.time = recorder.time
-        self.integrals = tuple(recorder.integrals)
-        self.reasons = tuple(recorder.reasons)
-        self.parts = tuple(recorder.parts)
-        self.idle = recorder.idle
-        self.counters = tuple(getattr(recorder.journal, name) for name in COUNTERS)
-        self.waiting_now = recorder.state[INTEGRALS.index("waiting")]
 
 
 class Recorder:
@@ -123,7 +56,7 @@ class Recorder:
         self.peak_in_window = 0
         self.window_opened: Snapshot | None = None
         self.window_closed: Snapshot | None = None
-        self.request_rows = array("q")
+        self._rows = array("q")
         self.refusals: dict[int, str] = {}
         self._window = window
         self._num_bins = num_bins
@@ -132,10 +65,10 @@ class Recorder:
         self._reason = 0
         self._is_idle = True
         self._largest_free_run = getattr(allocator, "largest_free_run", None)
-        self._next_mark = min(self._bin_width, window[0]) if window else self._bin_width
+        self._start = self._snapshot()
         if window and window[0] == 0:
             self.open_window()
-            self._next_mark = self._mark_after()
+        self._next_mark = self._mark_after()
         journal.ended = self.ended
 
     # While the run goes on
@@ -199,13 +132,13 @@ class Recorder:
 
     def open_window(self) -> None:
         """Start measuring now."""
-        self.window_opened = Snapshot(self)
+        self.window_opened = self._snapshot()
         self.peak_in_window = len(self.scheduler.running)
 
     def close_window(self) -> None:
         """Stop measuring now."""
         if self.window_opened is not None and self.window_closed is None:
-            self.window_closed = Snapshot(self)
+            self.window_closed = self._snapshot()
 
     @property
     def is_measuring(self) -> bool:
@@ -216,37 +149,64 @@ class Recorder:
         """Keep the row of a request that has finished, was refused, or was cut off."""
         if request.status is SequenceStatus.REFUSED:
             self.refusals[request.id] = request.reason
-        self.request_rows.extend(
+        finished = request.status is SequenceStatus.FINISHED
+        status = "finished" if finished else "refused" if request.status is SequenceStatus.REFUSED else "unfinished"
+        self._rows.extend(
             (
                 request.id,
                 request.arrival,
                 request.prompt_tokens,
-                max(sequence.num_output for sequence in request.sequences),
+                request.output_tokens,
                 len(request.sequences),
                 _instant(request.admitted_at),
                 _instant(request.first_token_at),
-                request.last_token_at if request.status is SequenceStatus.FINISHED and request.last_token_at else -1,
+                _instant(request.last_token_at),
                 request.num_preemptions_recompute,
                 request.num_preemptions_swap,
                 request.num_recomputed,
                 request.measured,
+                STATUSES.index(status),
             )
         )
 
     # Afterwards
 
-    def timeline(self) -> tuple[int, Listing[tuple[int, ...]]]:
-        """Return the width of a bin in ticks, and the integrals at every edge, from 0 on.
-
-        The last bin is filled up to its edge with the state at the end of the run.
-        """
+    def record(self, block_bytes: int) -> Record:
+        """Return what was recorded. ``block_bytes``: of one block of the pool."""
         edges = list(self._edges)
-        if self.time > (len(edges) - 1) * self._bin_width:
+        if self.time > (len(edges) - 1) * self._bin_width:  # fill the last bin with the last state
             rest = len(edges) * self._bin_width - self.time
             edges.append(tuple(total + rest * value for total, value in zip(self.integrals, self.state, strict=True)))
-        return self._bin_width, edges
+        rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS))
+        return Record(
+            num_slots=self.account.num_slots,
+            block_bytes=block_bytes,
+            is_placed=self._largest_free_run is not None,
+            start=self._start,
+            end=self._snapshot(),
+            opened=self.window_opened,
+            closed=self.window_closed,
+            peak_running=self.peak_running,
+            peak_running_in_window=self.peak_in_window,
+            bin_width=self._bin_width,
+            edges=edges,
+            requests=rows[np.argsort(rows[:, 0], kind="stable")],
+            refusals=self.refusals,
+            gaps=self.journal.gaps,
+        )
 
     # Inside
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            time=self.time,
+            integrals=dict(zip(INTEGRALS, self.integrals, strict=True)),
+            reasons=dict(zip(REASONS, self.reasons, strict=True)),
+            parts=dict(zip(PARTS, self.parts, strict=True)),
+            idle=self.idle,
+            counters={name: getattr(self.journal, name) for name in COUNTERS},
+            num_waiting=self.state[INTEGRALS.index("waiting")],
+        )
 
     def _last(self, until: int) -> None:
         span = until - self.time
@@ -280,4 +240,4 @@ class Recorder:
 
 
 def _instant(tick: int | None) -> int:
-    return -1 if tick is None else tick
+    return NO_INSTANT if tick is None else tick

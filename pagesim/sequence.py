@@ -244,6 +244,16 @@ class Request:
         self.order = 0
         self.sequences = [Sequence(self, index) for index in range(num_sequences)]
 
+    def truncate(self, max_model_len: int) -> None:
+        """Cut the prompt to leave room for one token, then the outputs, so that all fits ``max_model_len``."""
+        self.prompt_tokens = min(self.prompt_tokens, max_model_len - 1)
+        longest = max_model_len - self.prompt_tokens
+        self.output_tokens = min(self.output_tokens, longest)
+        self.estimate = min(self.estimate, longest)
+        for sequence in self.sequences:
+            sequence.num_output = min(sequence.num_output, longest)
+            sequence.estimate = min(sequence.estimate, longest)
+
     @property
     def live_sequences(self) -> list[Sequence]:
         """Its sequences that have not ended."""

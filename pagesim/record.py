@@ -1,0 +1,124 @@
+"""What a run leaves behind, as plain data: what the recorder fills and the metrics read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pagesim.journal import GapHistogram
+
+INTEGRALS: Final = (
+    "live",
+    "useful",
+    "internal",
+    "external",
+    "free",
+    "cached",
+    "blocks_held",
+    "references",
+    "largest_free_run",
+    "free_blocks",
+    "running",
+    "waiting",
+    "swapped",
+)
+"""Quantities integrated over time: slots, blocks and requests, times ticks."""
+
+REASONS: Final = ("load", "memory", "sequences", "tokens")
+"""What held admission back, in ticks."""
+
+PARTS: Final = ("weights", "attention", "prefill", "recompute", "copies", "swaps", "overhead")
+"""Where the time of the steps went, in ticks."""
+
+COUNTERS: Final = (
+    "arrived",
+    "finished",
+    "refused",
+    "iterations",
+    "prompt_tokens",
+    "output_tokens",
+    "preemptions_recompute",
+    "preemptions_swap",
+    "recomputed_tokens",
+    "swapped_out_blocks",
+    "swapped_in_blocks",
+    "swap_stall",
+    "copied_blocks",
+    "lookups_first",
+    "lookups_retry",
+    "lookups_preempted",
+)
+"""Names of the journal's counters."""
+
+REQUEST_COLUMNS: Final = (
+    "request",
+    "arrival",
+    "prompt_tokens",
+    "output_tokens",
+    "num_sequences",
+    "admitted_at",
+    "first_token_at",
+    "last_token_at",
+    "preemptions_recompute",
+    "preemptions_swap",
+    "recomputed_tokens",
+    "measured",
+    "status",
+)
+"""Integers of a request's row. An instant that never came is ``NO_INSTANT``; instants are ticks."""
+
+NO_INSTANT: Final = -1
+STATUSES: Final = ("finished", "refused", "unfinished")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Integrals and counters at one instant, from the start of the run."""
+
+    time: int
+    integrals: dict[str, int]
+    reasons: dict[str, int]
+    parts: dict[str, int]
+    idle: int
+    counters: dict[str, int]
+    num_waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything that was recorded of one run.
+
+    Attributes:
+        num_slots: slots of the device pool, the tail outside whole blocks included.
+        block_bytes: bytes of a block.
+        is_placed: whether the policy places runs, so that holes matter.
+        start, end: the whole run.
+        opened, closed: the measuring window, None where it never opened or closed.
+        peak_running: the largest batch of the whole run, and of the window.
+        bin_width: ticks of a timeline bin; ``edges`` are the integrals at its edges, from 0 on.
+        requests: one row a request, shape (requests, len(REQUEST_COLUMNS)), in the order of ids.
+        refusals: request -> why.
+        gaps: between the tokens of measured requests.
+    """
+
+    num_slots: int
+    block_bytes: int
+    is_placed: bool
+    start: Snapshot
+    end: Snapshot
+    opened: Snapshot | None
+    closed: Snapshot | None
+    peak_running: int
+    peak_running_in_window: int
+    bin_width: int
+    edges: list[tuple[int, ...]]
+    requests: NDArray[np.int64]
+    refusals: dict[int, str]
+    gaps: GapHistogram
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """Return one column of the requests."""
+        return self.requests[:, REQUEST_COLUMNS.index(name)]

@@ -1,0 +1,348 @@
+"""One run: an allocator, at one point of a sweep, with one seed. Builds the objects and lets them go."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pagesim import catalog, metrics, plugins
+from pagesim.account import Account
+from pagesim.allocators.base import Allocator, Forks, Swaps
+from pagesim.backend import Backend, Machine
+from pagesim.blocks import BlockPool
+from pagesim.config import AllocatorConfig, ExperimentConfig
+from pagesim.engine import Engine, Source
+from pagesim.errors import ConfigError, PluginError
+from pagesim.journal import Journal
+from pagesim.record import INTEGRALS, STATUSES, Record
+from pagesim.recorder import Recorder
+from pagesim.schedulers.base import Limits, Scheduler
+from pagesim.sizing import DTYPE_BYTES, PoolSizes, Sizing, size_memory, size_pool
+from pagesim.sources import ClosedSource, OpenSource, RequestFactory
+from pagesim.units import TICKS_PER_SECOND
+from pagesim.workload import Workload, build_workload
+
+Column = NDArray[np.int64] | NDArray[np.float64] | NDArray[np.str_] | list[str]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What identifies a run within an experiment.
+
+    Attributes:
+        name: unique, and usable as a folder's name.
+        allocator: name of the row.
+        point: dotted sweep key -> value.
+        seed: of all random streams.
+        config: the experiment at this point.
+        base_dir: where plug-ins and traces are looked up first.
+    """
+
+    name: str
+    allocator: str
+    point: dict[str, Any]
+    seed: int
+    config: ExperimentConfig
+    base_dir: Path
+
+    @property
+    def row(self) -> AllocatorConfig:
+        """The allocator's row; the added bound has none in the file."""
+        if self.allocator == "ideal" and self.config.ideal:
+            return AllocatorConfig(policy="ideal")
+        return self.config.allocators[self.allocator]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gives: a row of the summary, and tables.
+
+    ``summary`` is empty and ``failure`` says why where the run failed. Wall-clock time and memory stand
+    apart, for they vary from run to run.
+    """
+
+    name: str
+    summary: dict[str, Any] = field(default_factory=dict)
+    requests: dict[str, Column] = field(default_factory=dict)
+    timeline: dict[str, Column] = field(default_factory=dict)
+    digest: str = ""
+    num_skipped_rows: int = 0
+    wall_s: float = 0.0
+    peak_memory_bytes: int = 0
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The classes that a row names."""
+
+    allocator: type
+    scheduler: type[Scheduler]
+    victim: type
+    backend: type
+
+
+def resolve_policies(spec: RunSpec) -> Policies:
+    """Return the classes that ``spec`` names. Raises PluginError."""
+    config, row = spec.config, spec.row
+    return Policies(
+        allocator=plugins.resolve("allocator", row.policy, spec.base_dir),
+        scheduler=plugins.resolve("scheduler", config.scheduler.policy, spec.base_dir),
+        victim=plugins.resolve("victim", row.victim or config.scheduler.victim, spec.base_dir),
+        backend=plugins.resolve("backend", config.backend_name, spec.base_dir),
+    )
+
+
+class Run:
+    """Everything of one run, built and ready to go.
+
+    Args:
+        spec: which one.
+        watch: called now and then with (ended requests, simulated ticks).
+
+    Raises:
+        ConfigError, PluginError: where the row, the sizes or the policies do not go together.
+    """
+
+    def __init__(self, spec: RunSpec, watch: Callable[[int, int], None] | None = None) -> None:
+        config, row = spec.config, spec.row
+        self.spec = spec
+        self.policies = resolve_policies(spec)
+        self.model, self.device = catalog.model(config.model), catalog.device(config.device)
+        self.sizing = size_memory(config, self.model, self.device)
+        self.sizes = size_pool(self.sizing, row, self.policies.allocator, config.memory.watermark, spec.allocator)
+        self.workload = workload_of(spec)
+        self.allocator = self._build_allocator()
+        self.journal = Journal()
+        self.account = Account(self.allocator.pool, self.sizing.num_slots)
+        self.scheduler = self._build_scheduler()
+        window = _window(self.workload) if config.measure.window == "steady" else None
+        self.recorder = Recorder(
+            self.account,
+            self.journal,
+            self.scheduler,
+            self.allocator,
+            num_bins=config.measure.timeline_bins,
+            window=window,
+        )
+        self.engine = Engine(
+            self.scheduler,
+            self._build_backend(),
+            self._build_source(window),
+            self.recorder,
+            max_model_len=config.scheduler.max_model_len,
+            truncate=config.scheduler.too_long == "truncate",
+            horizon=config.horizon,
+            watch=watch,
+        )
+
+    def execute(self) -> Outcome:
+        """Run to the end and return the figures."""
+        started = time.perf_counter()
+        self.engine.run()
+        record = self.recorder.record(self.block_bytes)
+        slo = self.spec.config.slo
+        summary = {
+            "run": self.spec.name,
+            "allocator": self.spec.allocator,
+            "policy": self.spec.row.policy,
+            "backend": self.spec.config.backend_name,
+            "seed": self.spec.seed,
+            **self.spec.point,
+            **metrics.summarise(record, slo_ttft=slo.ttft, slo_tpot=slo.tpot),
+            "oracle": self.is_oracle,
+        }
+        return Outcome(
+            name=self.spec.name,
+            summary=summary,
+            requests=request_table(record),
+            timeline=timeline_table(record),
+            digest=self.workload.digest,
+            num_skipped_rows=self.workload.skipped_rows,
+            wall_s=time.perf_counter() - started,
+            peak_memory_bytes=_peak_memory(),
+        )
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block, on all GPUs together."""
+        return self.sizes.block_size * self.sizing.kv_bytes_per_token * self.spec.config.tensor_parallel
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether a policy of the run knows the outputs' lengths."""
+        return bool(getattr(self.allocator, "oracle", False) or getattr(self.policies.victim, "oracle", False))
+
+    def _pool(self) -> BlockPool:
+        sizes = self.sizes
+        host = BlockPool(sizes.num_host_blocks, sizes.block_size) if sizes.num_host_blocks else None
+        return BlockPool(sizes.num_blocks, sizes.block_size, watermark=sizes.watermark_blocks, host=host)
+
+    def _build_allocator(self) -> Allocator:
+        cls, options = self.policies.allocator, self.spec.row.options
+        if plugins.accepts(cls, "max_model_len"):
+            options.setdefault("max_model_len", self.spec.config.scheduler.max_model_len)
+        allocator: Allocator = plugins.build(cls, self._pool(), **options)
+        if not isinstance(getattr(allocator, "pool", None), BlockPool):
+            raise PluginError(f"{cls.__name__} must keep the pool that it is given as `self.pool`")
+        return allocator
+
+    def _build_scheduler(self) -> Scheduler:
+        scheduler, row = self.spec.config.scheduler, self.spec.row
+        limits = Limits(scheduler.max_num_seqs, scheduler.max_num_batched_tokens, scheduler.max_model_len)
+        built: Scheduler = plugins.build(
+            self.policies.scheduler,
+            self.allocator,
+            self.account,
+            self.journal,
+            limits,
+            plugins.build(self.policies.victim),
+            twin=self._build_allocator,
+            preemption=self._preemption(row.preemption or scheduler.preemption),
+            admission=scheduler.admission,
+        )
+        return built
+
+    def _preemption(self, wanted: str) -> str:
+        """Resolve ``auto``; refuse what the allocator cannot do."""
+        can_swap = isinstance(self.allocator, Swaps)
+        name = f"allocators.{self.spec.allocator}"
+        if wanted == "swap" and not can_swap and self.spec.allocator != "ideal":
+            raise ConfigError(f"{name}: preemption: swap needs a policy that swaps; {self.spec.row.policy} does not")
+        if wanted == "swap" and can_swap and self.allocator.pool.host is None:
+            raise ConfigError(
+                f"{name}: preemption: swap needs host memory of at least one block; set memory.host_kv_cache"
+            )
+        if wanted == "auto":
+            return "swap" if can_swap and self.allocator.pool.host is not None else "recompute"
+        return wanted if can_swap else "recompute"
+
+    def _build_backend(self) -> Backend:
+        config, cls = self.spec.config, self.policies.backend
+        machine = Machine(
+            model=self.model,
+            device=self.device,
+            tensor_parallel=config.tensor_parallel,
+            dtype=config.memory.dtype,
+            dtype_bytes=DTYPE_BYTES[config.memory.dtype],
+            kv_bytes_per_token=self.sizing.kv_bytes_per_token,
+            block_size=self.sizes.block_size,
+            contiguous=bool(getattr(self.policies.allocator, "contiguous", False)),
+            num_blocks=self.sizes.num_blocks,
+            num_host_blocks=self.sizes.num_host_blocks,
+            max_num_seqs=config.scheduler.max_num_seqs,
+            max_model_len=config.scheduler.max_model_len,
+            seed=self.spec.seed,
+        )
+        make: Callable[..., Backend] = getattr(cls, "from_machine", cls)
+        return make(machine, **config.backend_options)
+
+    def _build_source(self, window: tuple[int, int] | None) -> Source:
+        sampling = self.spec.config.workload.sampling
+        num_sequences = sampling.beam_width or sampling.n
+        if sampling.beam_width and not isinstance(self.allocator, Forks):
+            raise ConfigError(
+                f"allocators.{self.spec.allocator}: beams need a policy that forks; {self.spec.row.policy} does not"
+            )
+        factory = RequestFactory(self.workload, num_sequences=num_sequences, oracle=self.is_oracle)
+        if self.workload.closed_loop is None:
+            return OpenSource(factory, window)
+        recorder = self.recorder
+        if self.spec.config.measure.window == "all":
+            return ClosedSource(factory, lambda: True, lambda num_ended, is_last: None)
+        first = math.ceil(0.1 * len(factory))
+
+        def progress(num_ended: int, is_last: bool) -> None:
+            if is_last:
+                recorder.close_window()
+            elif num_ended >= first and recorder.window_opened is None:
+                recorder.open_window()
+
+        return ClosedSource(factory, lambda: recorder.is_measuring, progress)
+
+
+def workload_of(spec: RunSpec) -> Workload:
+    """Return the workload: the same arrays for every allocator of a point and seed."""
+    return build_workload(spec.config.workload, spec.seed, spec.base_dir)
+
+
+def _window(workload: Workload) -> tuple[int, int] | None:
+    """Return first and last tick of the steady window of an open workload, None if it spans no time."""
+    if workload.arrivals is None:
+        return None
+    first = int(workload.arrivals[math.ceil(0.1 * len(workload.arrivals)) - 1])
+    last = int(workload.arrivals[-1])
+    return (first, last) if last > first else None
+
+
+def request_table(record: Record) -> dict[str, Column]:
+    """Return the columns of ``requests.parquet``, one row a request, in the order of arrival."""
+    identifiers = record.column("request")
+    status = record.column("status")
+    figures = metrics.request_figures(record)
+    return {
+        "request": identifiers,
+        "arrival_s": figures.pop("arrival_s"),
+        "prompt_tokens": record.column("prompt_tokens"),
+        "output_tokens": record.column("output_tokens"),
+        "num_sequences": record.column("num_sequences"),
+        "status": np.array(STATUSES)[status],
+        "reason": [record.refusals.get(int(request), "") for request in identifiers],
+        "measured": record.column("measured"),
+        **figures,
+        "preemptions_recompute": record.column("preemptions_recompute"),
+        "preemptions_swap": record.column("preemptions_swap"),
+        "recomputed_tokens": record.column("recomputed_tokens"),
+    }
+
+
+def timeline_table(record: Record) -> dict[str, Column]:
+    """Return the columns of ``timeline.parquet``: exact means over equal bins.
+
+    The account as shares of the pool; queues in requests.
+    """
+    edges, width = record.edges, record.bin_width
+
+    def means(name: str) -> NDArray[np.float64]:
+        index = INTEGRALS.index(name)
+        areas = [after[index] - before[index] for before, after in zip(edges, edges[1:], strict=False)]
+        return np.array([area / width for area in areas], dtype=np.float64)
+
+    bins = np.arange(len(edges) - 1, dtype=np.float64)
+    live, useful, slots = means("live"), means("useful"), record.num_slots
+    return {
+        "t_s": bins * (width / TICKS_PER_SECOND),
+        "width_s": np.full(len(bins), width / TICKS_PER_SECOND),
+        "live": live / slots,
+        "cached": means("cached") / slots,
+        "reserved": (useful - live) / slots,
+        "internal": means("internal") / slots,
+        "external": means("external") / slots,
+        "free": means("free") / slots,
+        "running": means("running"),
+        "waiting": means("waiting"),
+        "swapped": means("swapped"),
+    }
+
+
+def sizes_of(spec: RunSpec) -> tuple[Sizing, PoolSizes]:
+    """Return the sizes of a run without building it."""
+    config = spec.config
+    sizing = size_memory(config, catalog.model(config.model), catalog.device(config.device))
+    policy = plugins.resolve("allocator", spec.row.policy, spec.base_dir)
+    return sizing, size_pool(sizing, spec.row, policy, config.memory.watermark, spec.allocator)
+
+
+def _peak_memory() -> int:
+    """Return the largest resident size of this process so far, in bytes."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024

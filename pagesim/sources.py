@@ -1,0 +1,109 @@
+"""Turns the arrays of a workload into requests, one at a time: every allocator sees the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pagesim.sequence import Request
+from pagesim.workload import Workload
+
+Measured = Callable[[int], bool]
+
+
+class RequestFactory:
+    """Makes the i-th request of a workload.
+
+    Args:
+        workload: the arrays.
+        num_sequences: parallel samples or beams of each request.
+        oracle: whether a policy of the run may read the future.
+    """
+
+    def __init__(self, workload: Workload, *, num_sequences: int = 1, oracle: bool = False) -> None:
+        self.workload = workload
+        self.num_sequences = num_sequences
+        self.oracle = oracle
+
+    def __len__(self) -> int:
+        return len(self.workload.prompt_tokens)
+
+    def make(self, index: int, arrival: int, *, measured: bool) -> Request:
+        """Return request ``index``, arriving at tick ``arrival``."""
+        workload = self.workload
+        request = Request(
+            index,
+            arrival,
+            int(workload.prompt_tokens[index]),
+            int(workload.output_tokens[index]),
+            self.num_sequences,
+            int(workload.estimates[index]),
+        )
+        request.oracle = self.oracle
+        request.measured = measured
+        return request
+
+
+class OpenSource:
+    """Requests arrive whatever the server does.
+
+    Args:
+        factory: of the requests.
+        window: first and last tick of the measuring window; None: all are measured.
+    """
+
+    def __init__(self, factory: RequestFactory, window: tuple[int, int] | None) -> None:
+        if factory.workload.arrivals is None:
+            raise ValueError("an open workload has arrival times")
+        self._factory = factory
+        self._arrivals = factory.workload.arrivals
+        self._window = window
+
+    def initial(self) -> Iterator[Request]:
+        """Yield all requests."""
+        first, last = self._window or (0, 2**63)
+        for index in range(len(self._factory)):
+            arrival = int(self._arrivals[index])
+            yield self._factory.make(index, arrival, measured=first <= arrival <= last)
+
+    def after(self, request: Request, now: int) -> Request | None:
+        """Nothing follows from a request's end."""
+        return None
+
+
+class ClosedSource:
+    """Clients that wait for their answer, think, and ask again.
+
+    Args:
+        factory: of the requests.
+        is_measuring: whether the window is open now.
+        on_progress: told how many requests have ended, and whether no request is left to send.
+    """
+
+    def __init__(
+        self, factory: RequestFactory, is_measuring: Callable[[], bool], on_progress: Callable[[int, bool], None]
+    ) -> None:
+        if factory.workload.closed_loop is None:
+            raise ValueError("a closed workload has clients")
+        self._factory = factory
+        self._loop = factory.workload.closed_loop
+        self._is_measuring = is_measuring
+        self._on_progress = on_progress
+        self._next = 0
+        self._num_ended = 0
+
+    def initial(self) -> Iterator[Request]:
+        """Yield each client's first request, all at the start."""
+        for index in range(min(self._loop.num_clients, len(self._factory))):
+            self._next = index + 1
+            yield self._factory.make(index, 0, measured=self._is_measuring())
+
+    def after(self, request: Request, now: int) -> Request | None:
+        """Return the client's next request, a think time after its last answer."""
+        self._num_ended += 1
+        is_last = self._next >= len(self._factory)
+        self._on_progress(self._num_ended, is_last)
+        if is_last:
+            return None
+        index = self._next
+        self._next += 1
+        return self._factory.make(index, now + int(self._loop.think_times[index]), measured=self._is_measuring())
