@@ -81,6 +81,16 @@ class Account:
         self.external += after.external - before.external
         self.references += after.references - before.references
 
+    def extended(self, sequences: list[Sequence]) -> None:
+        """Count one more block of its own for each of ``sequences``, whose tables were full."""
+        size = self.block_size
+        useful = 0
+        for sequence in sequences:
+            useful += min(sequence.num_final - sequence.num_stored, size)
+        self.useful += useful
+        self.internal += len(sequences) * size - useful
+        self.references += len(sequences)
+
     def held(self, request: Request) -> Held:
         """Return what ``request`` holds now, from its block tables."""
         sequences = request.sequences

@@ -63,8 +63,9 @@ class BlockPool:
     """
 
     __slots__ = (
-        "_free",
+        "_fresh",
         "_num_free",
+        "_stack",
         "block_size",
         "floor",
         "generation",
@@ -85,7 +86,10 @@ class BlockPool:
         self.generation = 0  # grows whenever a block becomes free
         self.ref_counts = [0] * num_blocks
         self._num_free = num_blocks
-        self._free: list[int] | None = None  # a stack, built when first needed
+        # Free blocks: a stack of those given back, and all from _fresh on. None after take_at: then the
+        # reference counts alone know, until take() needs a stack again.
+        self._stack: list[int] | None = []
+        self._fresh = 0
 
     @property
     def num_free(self) -> int:
@@ -108,11 +112,17 @@ class BlockPool:
         """
         if not 0 <= count <= self.num_free:
             raise InvariantError(f"INV-4: {count} blocks taken where {self.num_free} are free")
-        if self._free is None:
-            self._free = [block for block in reversed(range(self.num_blocks)) if not self.ref_counts[block]]
-        taken = self._free[: -count - 1 : -1]
+        if self._stack is None:
+            self._stack = [block for block in reversed(range(self.num_blocks)) if not self.ref_counts[block]]
+            self._fresh = self.num_blocks
+        stack = self._stack
+        taken = stack[: -count - 1 : -1]
         if count:
-            del self._free[-count:]
+            del stack[-count:]
+        if len(taken) < count:
+            fresh = self._fresh
+            self._fresh = fresh + count - len(taken)
+            taken += range(fresh, self._fresh)
         ref_counts = self.ref_counts
         for block in taken:
             ref_counts[block] = 1
@@ -131,7 +141,7 @@ class BlockPool:
             raise InvariantError(f"INV-4: {count} blocks taken where {self.num_free} are free")
         self.ref_counts[blocks.start : blocks.stop] = [1] * count
         self._num_free -= count
-        self._free = None
+        self._stack = None
 
     def share(self, blocks: Iterable[int]) -> None:
         """Add one reference to each of ``blocks``; they are held already."""
@@ -142,7 +152,7 @@ class BlockPool:
 
     def give(self, blocks: Iterable[int]) -> None:
         """Drop one reference of each of ``blocks``; a block without references is free."""
-        if isinstance(blocks, range) and blocks.step == 1 and self._free is None:
+        if isinstance(blocks, range) and blocks.step == 1 and self._stack is None:
             self._give_run(blocks)
             return
         ref_counts, freed = self.ref_counts, []
@@ -156,9 +166,9 @@ class BlockPool:
         if freed:
             self._num_free += len(freed)
             self.generation += 1
-            if self._free is not None:
+            if self._stack is not None:
                 freed.reverse()
-                self._free += freed
+                self._stack += freed
 
     def _give_run(self, blocks: range) -> None:
         held = self.ref_counts[blocks.start : blocks.stop]

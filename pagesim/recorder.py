@@ -65,6 +65,7 @@ class Recorder:
         self._reason = 0
         self._is_idle = True
         self._largest_free_run = getattr(allocator, "largest_free_run", None)
+        self._pool_state = (-1, 0)  # the one that the largest free run was last asked for
         self._start = self._snapshot()
         if window and window[0] == 0:
             self.open_window()
@@ -91,7 +92,8 @@ class Recorder:
         state[5] = account.cached
         state[6] = pool.num_held
         state[7] = account.references
-        if self._largest_free_run is not None:
+        if self._largest_free_run is not None and self._pool_state != (pool.generation, pool.num_held):
+            self._pool_state = (pool.generation, pool.num_held)
             state[8] = self._largest_free_run()
             state[9] = pool.num_blocks - pool.num_held
         running = len(scheduler.running)

@@ -38,6 +38,19 @@ class Allocator(Protocol):
 
 
 @runtime_checkable
+class Bulk(Protocol):
+    """Can serve many decoding sequences in one call. Only makes things faster, never different."""
+
+    def extend(self, sequences: Listing[Sequence]) -> bool:
+        """Give one more block to each of ``sequences``, whose tables are full and whose next write needs no copy.
+
+        False: no room for all of them, and nothing has changed. The law: the same as ``allocate(sequence, 1)``
+        for one after the other, where all of them have room.
+        """
+        ...
+
+
+@runtime_checkable
 class Forks(Protocol):
     """Can make one sequence continue from another's stored tokens."""
 

@@ -21,7 +21,7 @@ from functools import partial
 from typing import ClassVar, Literal
 
 from pagesim.account import Account, Held
-from pagesim.allocators.base import Allocator, Forks, Swaps
+from pagesim.allocators.base import Allocator, Bulk, Forks, Swaps
 from pagesim.backend import Chunk, Step
 from pagesim.blocks import BlockOps, Copy
 from pagesim.errors import InvariantError
@@ -93,6 +93,7 @@ class Scheduler(ABC):
         self._order = 0
         self._preempted: dict[Request, None] = {}  # not yet completed; only kept for after_preempted
         self._stable_refusal: bool = getattr(allocator, "stable_refusal", False)
+        self._bulk = allocator if isinstance(allocator, Bulk) and getattr(allocator, "bulk", False) else None
         self._refusal: tuple[Request, int] | None = None
 
     # What the engine calls
@@ -138,6 +139,8 @@ class Scheduler(ABC):
         """Make room for the next token of every running sequence; return whether a request was preempted."""
         entries = self.decoding.due()
         if not entries and not self.ready:
+            return False
+        if not self.ready and self._grow_all(entries):
             return False
         work: dict[Request, list[Sequence]] = {request: [] for request in self.ready}
         for sequence in entries:
@@ -234,6 +237,17 @@ class Scheduler(ABC):
             step.table_entries += len(chunk.sequence.block_table)
 
     # Growth and preemption
+
+    def _grow_all(self, sequences: list[Sequence]) -> bool:
+        """Give all of ``sequences`` a block at once, if the allocator can and there is room."""
+        if self._bulk is None:
+            return False
+        sequences.sort(key=_admission_order)
+        if not self._bulk.extend(sequences):
+            return False
+        self.account.extended(sequences)
+        self.decoding.extended(sequences)
+        return True
 
     def _grant(self, request: Request, due: list[Sequence], step: Step, *, may_preempt: bool = True) -> None:
         """Give each sequence of ``request`` room for what it stores next, preempting others if need be."""
@@ -535,3 +549,7 @@ class Scheduler(ABC):
         request.reason = reason
         self.journal.refused += 1
         self.journal.ended(request)
+
+
+def _admission_order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.request.order, sequence.index

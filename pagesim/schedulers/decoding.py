@@ -95,13 +95,22 @@ class Decoding:
             sequence.due = clock + 1
         self._due.setdefault(sequence.due, []).append(sequence)
 
+    def extended(self, sequences: list[Sequence]) -> None:
+        """Note that each of ``sequences``, all due now, has got one more block."""
+        self.num_entries += len(sequences)
+        due = self.clock.value + self.block_size
+        for sequence in sequences:
+            sequence.due = due
+        self._due.setdefault(due, []).extend(sequences)
+
     def due(self) -> list[Sequence]:
         """Return the sequences whose allocator has to be asked before the next step, and forget the entries."""
         clock = self.clock.value
         entries = self._due.pop(clock, None)
         if not entries:
             return []
-        return [sequence for sequence in entries if sequence.is_decoding and sequence.due == clock]
+        # One that left and joined again since may stand here twice.
+        return [sequence for sequence in dict.fromkeys(entries) if sequence.is_decoding and sequence.due == clock]
 
     def tick(self, now: int, gaps: GapHistogram) -> list[Sequence]:
         """Give every sequence its token, at ``now``; return those that have their last one."""
