@@ -1,0 +1,92 @@
+"""What ``pagesim validate`` shows: the memory arithmetic line by line, and every cost coefficient."""
+
+from __future__ import annotations
+
+from pagesim import catalog
+from pagesim.config import ExperimentConfig
+from pagesim.runs import Run, RunSpec
+from pagesim.sizing import DTYPE_BYTES, PoolSizes, Sizing
+from pagesim.units import format_bytes, format_time
+
+Row = tuple[str, str, str]
+Section = tuple[str, list[Row]]
+
+
+def sections(specs: list[RunSpec]) -> list[Section]:
+    """Return the sections for the first sweep point of ``specs``: memory, workload, and each row's pool and costs."""
+    first = Run(specs[0])
+    rows: dict[str, RunSpec] = {}
+    for spec in specs:
+        rows.setdefault(spec.allocator, spec)
+    result = [
+        ("Memory of each GPU", _memory(first.spec.config, first.sizing)),
+        ("Workload", _workload(first)),
+        ("Runs", [("runs", f"{len(specs)}", f"{len(rows)} allocators x sweep points x seeds")]),
+    ]
+    for name, spec in rows.items():
+        run = first if spec is first.spec else Run(spec)
+        result.append((f"Allocator {name}", _pool(run.sizes, run.sizing)))
+        coefficients = getattr(run.engine.backend, "coefficients", None)
+        if coefficients is not None and hasattr(coefficients, "rows"):
+            result.append((f"Cost of a step, {name}", list(coefficients.rows())))
+    return result
+
+
+def _memory(config: ExperimentConfig, sizing: Sizing) -> list[Row]:
+    model, degree = catalog.model(config.model), config.tensor_parallel
+    dtype_bytes = DTYPE_BYTES[config.memory.dtype]
+    limits = config.scheduler
+    formula = f"2 x {model.num_layers} layers x {model.num_kv_heads} KV heads x {model.head_dim} x {dtype_bytes} B" + (
+        f" / {degree} GPUs" if degree > 1 else ""
+    )
+    lines = [
+        ("device memory", format_bytes(sizing.device_bytes), catalog.device(config.device).name),
+        (
+            "- weights",
+            format_bytes(sizing.weight_bytes),
+            f"{model.num_parameters / 1e9:.2f} B x {dtype_bytes} B / {degree}",
+        ),
+    ]
+    if sizing.is_auto:
+        unused = sizing.device_bytes - sizing.budget_bytes
+        lines.insert(1, ("- left alone", format_bytes(unused), f"1 - memory.fraction {config.memory.fraction}"))
+        batch = f"{limits.max_num_batched_tokens} tokens, {limits.max_num_seqs} sequences"
+        lines.append(("- activations", format_bytes(sizing.activation_bytes), f"of the largest batch: {batch}"))
+    origin = "what is left" if sizing.is_auto else "memory.kv_cache"
+    lines += [
+        ("KV cache", f"{format_bytes(sizing.kv_cache_bytes)} ({sizing.kv_cache_bytes} B)", origin),
+        ("KV of one token", f"{sizing.kv_bytes_per_token} B", formula),
+        ("slots", f"{sizing.num_slots}", "KV cache / KV of one token, rounded down"),
+        ("largest request", f"{limits.max_model_len} tokens", "scheduler.max_model_len"),
+    ]
+    if sizing.host_bytes:
+        lines.append(("host KV cache", format_bytes(sizing.host_bytes), "memory.host_kv_cache"))
+    return lines
+
+
+def _workload(run: Run) -> list[Row]:
+    workload = run.workload
+    lines = [
+        ("requests", f"{len(workload.prompt_tokens)}", f"seed {run.spec.seed}, digest {workload.digest[:12]}"),
+        ("mean prompt", f"{workload.prompt_tokens.mean():.1f} tokens", f"longest {workload.prompt_tokens.max()}"),
+        ("mean output", f"{workload.output_tokens.mean():.1f} tokens", f"longest {workload.output_tokens.max()}"),
+    ]
+    if workload.arrivals is not None and len(workload.arrivals) > 1:
+        span = int(workload.arrivals[-1] - workload.arrivals[0])
+        rate = (len(workload.arrivals) - 1) / (span / 1e12) if span else float("inf")
+        lines.append(("arrivals", f"over {format_time(span)}", f"{rate:.3g} requests/s"))
+    too_long = (workload.prompt_tokens + workload.output_tokens > run.spec.config.scheduler.max_model_len).sum()
+    if too_long:
+        lines.append(("too long", f"{too_long} requests", f"scheduler.too_long: {run.spec.config.scheduler.too_long}"))
+    return lines
+
+
+def _pool(sizes: PoolSizes, sizing: Sizing) -> list[Row]:
+    tail = sizing.num_slots - sizes.num_blocks * sizes.block_size
+    lines = [
+        ("blocks", f"{sizes.num_blocks} of {sizes.block_size} slots", f"{tail} slots make no whole block (external)"),
+        ("watermark", f"{sizes.watermark_blocks} blocks", "left free by admissions"),
+    ]
+    if sizes.num_host_blocks:
+        lines.append(("host blocks", f"{sizes.num_host_blocks}", "for swapping"))
+    return lines
