@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -225,6 +226,21 @@ def test_the_factor_stays_within_what_was_measured() -> None:
     factors = [attention_factor(size) for size in range(16, 257)]
     assert max(factors) <= 1.02
     assert max(factors) / min(factors) <= 1.015
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "num_sequences", "context", "measured_us"),
+    [(40, 40, 32, 2048, 301), (40, 40, 128, 2048, 1159), (32, 8, 64, 4096, 242), (32, 8, 256, 16384, 3710)],
+)
+def test_attention_is_within_ten_percent_of_a_measured_kernel(
+    num_heads: int, num_kv_heads: int, num_sequences: int, context: int, measured_us: int
+) -> None:
+    """One layer of paged decode attention on one NVIDIA H200, fp16, head size 128, block size 16."""
+    model = dataclasses.replace(OPT_13B, num_layers=1, num_heads=num_heads, num_kv_heads=num_kv_heads)
+    h200 = dataclasses.replace(A100, bandwidth_bytes_per_s=4.8e12)
+    layer = coefficients(model, h200, tensor_parallel=1, dtype_bytes=2, block_size=16, contiguous=False)
+    attention = price(decodes(num_sequences, context_tokens=num_sequences * context), layer).attention
+    assert attention == pytest.approx(measured_us * MICROSECOND, rel=0.1)
 
 
 @given(st.integers(1, 300), st.integers(1, 4000), st.integers(0, 2))
