@@ -42,7 +42,7 @@ CHUNKLESS: Final = ("mixed", "prefill_first", "static")
 class Part(BaseModel):
     """Base of all parts: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     def problems(self, invalid: Collection[str] = ()) -> Found:
         """Return what is wrong between the keys, each with the path of the key to point at.
@@ -352,7 +352,7 @@ class SchedulerConfig(Part):
 class AllocatorConfig(Part):
     """One row: a policy and its pool. Other keys are keyword arguments of the policy's class."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     policy: AllocatorName = Field(
         description="contiguous, paged, copy_on_write, swapping, `module:Class`, or `file.py:Class` beside this file."
@@ -503,10 +503,11 @@ class ExperimentConfig(Part):
         return found
 
     def _seeds(self) -> Found:
+        first = {seed: index for index, seed in reversed(list(enumerate(self.seeds)))}
         return [
             (("seeds", index), f"seed {seed} is listed twice")
             for index, seed in enumerate(self.seeds)
-            if seed in self.seeds[:index]
+            if first[seed] != index
         ]
 
     def _horizon(self) -> Found:

@@ -106,25 +106,38 @@ def _load_package(folder: Path, rest: list[str]) -> ModuleType:
     known = sys.modules.get(full)
     if known is not None and getattr(known, "__pagesim_stamp__", None) == stamp:
         return known
-    for loaded in [key for key in sys.modules if key == name or key.startswith(name + ".")]:
-        del sys.modules[loaded]
+    _forget(name)
     importlib.invalidate_caches()
-    with _beside(folder.parent), _errors(str(file)):
-        init = folder / "__init__.py"
-        if init.is_file():
-            spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(folder)])
-            assert spec is not None
-            assert spec.loader is not None
-            package = importlib.util.module_from_spec(spec)
-            sys.modules[name] = package
-            spec.loader.exec_module(package)
-        else:
-            package = ModuleType(name)
-            package.__path__ = [str(folder)]
-            sys.modules[name] = package
-        module = importlib.import_module(full)
+    try:
+        with _beside(folder.parent), _errors(str(file)):
+            _begin_package(name, folder)
+            module = importlib.import_module(full)
+    except BaseException:
+        _forget(name)
+        raise
     module.__dict__["__pagesim_stamp__"] = stamp
     return module
+
+
+def _begin_package(name: str, folder: Path) -> None:
+    """Import a folder as the package ``name``, with or without an ``__init__.py``."""
+    init = folder / "__init__.py"
+    if not init.is_file():
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+        return
+    spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(folder)])
+    assert spec is not None
+    assert spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    spec.loader.exec_module(package)
+
+
+def _forget(name: str) -> None:
+    for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+        del sys.modules[loaded]
 
 
 def _load_installed(module: str, base_dir: Path) -> ModuleType:

@@ -65,12 +65,15 @@ def sweep_problems(document: Document) -> list[str]:
             continue  # told by the schema
         if not values:
             problems.append(say("needs at least one value; remove the key to sweep nothing", of_key=False))
+        seen = set()
         for index, value in enumerate(values):
             if isinstance(value, dict | list):
                 message = f"takes single values, this is {brief(value)}; sweep a key inside it"
                 problems.append(say(message, (*place, index), of_key=False))
-            elif value in values[:index]:
+                continue
+            if value in seen:
                 problems.append(say(f"{brief(value)} is listed twice", (*place, index), of_key=False))
+            seen.add(value)
     count = math.prod(len(values) for values in sweep.values() if isinstance(values, list))
     if count > MAX_POINTS:
         problems.append(
