@@ -84,7 +84,8 @@ def _problems(detail: ErrorDetails, data: Any) -> list[tuple[Path, str, bool]]:
     value = detail["input"]
     error = context.get("error")
     if isinstance(error, ProblemsError):
-        return [((*path, *inner), message, not inner) for inner, message in error.problems]
+        found = [((*path, *inner), message) for inner, message in error.problems]
+        return [(path, message, isinstance(_value(data, path), dict)) for path, message in found]
     match detail["type"]:
         case "value_error":
             return [(_written(path, data), str(error), False)]
@@ -151,6 +152,16 @@ def _written(path: Path, data: Any) -> Path:
             return path[:length]
         here = here[part]
     return path
+
+
+def _value(data: Any, path: Path) -> Any:
+    """Return what is written at a path, None where nothing is."""
+    here = data
+    for part in path:
+        if not _is_in(part, here):
+            return None
+        here = here[part]
+    return here
 
 
 def _is_in(part: str | int, data: Any) -> bool:
