@@ -1,1 +1,8 @@
-"""Policies and data of pagesim: catalog."""
+"""What is known of models, devices, lengths of requests and public traces: data in YAML, read when asked for."""
+
+from __future__ import annotations
+
+from pagesim.catalog.devices import DeviceSpec, device, devices
+from pagesim.catalog.models import ModelSpec, model, models
+
+__all__ = ["DeviceSpec", "ModelSpec", "device", "devices", "model", "models"]
