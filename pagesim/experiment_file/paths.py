@@ -9,7 +9,7 @@ from typing import Any
 from pagesim.config_types import Path, brief, show
 from pagesim.errors import ConfigError
 from pagesim.experiment_file.document import Document, Mark
-from pagesim.experiment_file.messages import fields_at, takes_any_key
+from pagesim.experiment_file.known_keys import fields_at, takes_any_key
 from pagesim.plugins import nearest
 
 
