@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagesim import catalog
 from pagesim.backend import Chunk, Machine, Step, StepResult
 from pagesim.blocks import BlockOps, Copy, SwapIn, SwapOut
 from pagesim.catalog import DeviceSpec, ModelSpec
@@ -37,9 +38,9 @@ OPT_13B = ModelSpec(
 A100 = DeviceSpec(
     name="a100-40gb",
     memory_bytes=40 * 2**30,
-    bandwidth_bytes_per_s=1.555e12,
-    flops_fp16_per_s=312e12,
-    host_link_bytes_per_s=32e9,
+    bandwidth_bytes_per_s=1_555_000_000_000,
+    flops_fp16_per_s=312_000_000_000_000,
+    host_link_bytes_per_s=32_000_000_000,
     source="its data sheet",
 )
 
@@ -190,6 +191,19 @@ def test_opt_13b_on_an_a100() -> None:
     assert token == pytest.approx(0.167e-3, rel=0.003)  # the fitted time of a token
 
 
+def test_the_catalog_gives_nearly_the_same() -> None:
+    given = coefficients(
+        catalog.model("opt-13b"),
+        catalog.device("a100-40gb"),
+        tensor_parallel=1,
+        dtype_bytes=2,
+        block_size=16,
+        contiguous=False,
+    )
+    assert given.kv_bytes_per_token == 819_200
+    assert price(decodes(1), given).weights == pytest.approx(18.6 * MILLISECOND, rel=0.02)
+
+
 def test_sizes_of_opt_13b() -> None:
     given = derive()
     assert given.kv_bytes_per_token == 819_200
@@ -237,7 +251,7 @@ def test_attention_is_within_ten_percent_of_a_measured_kernel(
 ) -> None:
     """One layer of paged decode attention on one NVIDIA H200, fp16, head size 128, block size 16."""
     model = dataclasses.replace(OPT_13B, num_layers=1, num_heads=num_heads, num_kv_heads=num_kv_heads)
-    h200 = dataclasses.replace(A100, bandwidth_bytes_per_s=4.8e12)
+    h200 = dataclasses.replace(A100, bandwidth_bytes_per_s=4_800_000_000_000)
     layer = coefficients(model, h200, tensor_parallel=1, dtype_bytes=2, block_size=16, contiguous=False)
     attention = price(decodes(num_sequences, context_tokens=num_sequences * context), layer).attention
     assert attention == pytest.approx(measured_us * MICROSECOND, rel=0.1)
@@ -303,7 +317,7 @@ steps = st.builds(
     st.integers(0, 100),
 )
 models = st.sampled_from(
-    [derive(), derive(tensor_parallel=3), derive(contiguous=True, block_size=1), derive(engine="vllm-2023"), SIMPLE]
+    [derive(), derive(tensor_parallel=5), derive(contiguous=True, block_size=1), derive(engine="vllm-2023"), SIMPLE]
 )
 
 
