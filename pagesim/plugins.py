@@ -247,7 +247,9 @@ def _builtin(kind: str, name: str, target: str) -> type:
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             have = [listing.name for listing in available(kind)]
-            raise PluginError(f"{kind} {name!r} is not in this version of pagesim; it has: {', '.join(have)}") from None
+            raise PluginError(
+                f"{kind} {name!r} is not in this version of pagesim; it has: {', '.join(have) or 'none'}"
+            ) from None
         raise PluginError(
             f"{kind} {name!r} needs the package {error.name!r}, which is not installed (see the extras in the README)"
         ) from None

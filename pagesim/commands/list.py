@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import enum
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pagesim.commands.options import Debug, Json
 from pagesim.commands.tables import columns
+from pagesim.units import format_bytes
+
+if TYPE_CHECKING:
+    from pagesim.catalog import DeviceSpec, ModelSpec
 
 
 class Kind(enum.StrEnum):
@@ -46,11 +50,33 @@ def list_names(
     if as_json:
         typer.echo(json.dumps([dict(zip(("name", "origin", "summary"), row, strict=True)) for row in rows], indent=2))
     else:
-        typer.echo(columns(rows, indent=""))
+        typer.echo(columns([(name, summary) for name, _, summary in rows], indent=""))
 
 
 def _rows(kind: Kind) -> list[tuple[str, str, str]]:
+    """Return (name, where it comes from, what it is)."""
     from pagesim import catalog, plugins
 
-    rows = [tuple(listing) for listing in plugins.available(_PLUGINS[kind])] if kind in _PLUGINS else []
-    return rows
+    match kind:
+        case Kind.MODELS:
+            return [(spec.name, spec.source, _model(spec)) for spec in catalog.models()]
+        case Kind.DEVICES:
+            return [(spec.name, spec.source, _device(spec)) for spec in catalog.devices()]
+    return [(row.name, row.origin, row.summary) for row in plugins.available(_PLUGINS[kind])]
+
+
+def _model(spec: ModelSpec) -> str:
+    heads = f"{spec.num_heads} heads" + (
+        f" on {spec.num_kv_heads} KV heads" if spec.num_kv_heads != spec.num_heads else ""
+    )
+    return (
+        f"{spec.num_parameters / 1e9:.3g} B parameters, {spec.num_layers} layers, {heads} of {spec.head_dim}, "
+        f"{spec.max_position} tokens"
+    )
+
+
+def _device(spec: DeviceSpec) -> str:
+    return (
+        f"{format_bytes(spec.memory_bytes)} at {spec.bandwidth_bytes_per_s / 1e9:.0f} GB/s, "
+        f"{spec.flops_fp16_per_s / 1e12:.0f} TFLOP/s, host link {spec.host_link_bytes_per_s / 1e9:.0f} GB/s"
+    )

@@ -20,7 +20,7 @@ from pagesim.config import ExperimentConfig
 from pagesim.config_types import Path, show
 from pagesim.errors import ConfigError
 from pagesim.experiment_file.document import Document, Dumper, Mark, parse, parse_value
-from pagesim.experiment_file.messages import explain
+from pagesim.experiment_file.messages import explain, is_written
 from pagesim.experiment_file.paths import assign, expand
 from pagesim.experiment_file.sweep import combinations, sweep_problems
 
@@ -244,15 +244,22 @@ def _point_text(point: Mapping[str, Any]) -> str:
 
 
 def _placed(document: Document, path: Path, message: str) -> str:
+    """Give a message the place of the key that it begins with, or else of ``path``."""
     if document.origin and message.startswith(f"{document.origin}:"):
         return message
     head, colon, rest = message.partition(": ")
-    here: Any = document.data
-    for part in path:
-        here = here.get(part) if isinstance(here, dict) else None
-    if colon and isinstance(here, dict) and head in here:
-        path, message = (*path, head), rest
-    return document.place(path).say(f"{show(path)}: {message}")
+    while colon and " " not in head:
+        inner: Path = (*path, *head.split("."))
+        whole: Path = tuple(head.split("."))
+        if is_written(document.data, inner):
+            path = inner
+        elif is_written(document.data, whole):
+            path = whole
+        elif head != show(path) and head not in path[-1:]:
+            break
+        message = rest
+        head, colon, rest = message.partition(": ")
+    return document.place(path).say(f"{show(path)}: {message}" if path else message)
 
 
 def _plain(value: Any) -> Any:

@@ -39,13 +39,18 @@ def _problems(detail: ErrorDetails, data: Any) -> list[tuple[Path, str, bool]]:
         case "extra_forbidden":
             known = fields_at(path[:-1]) or []
             message = f"unknown key {path[-1]!r}{nearest(str(path[-1]), known)}; allowed: {', '.join(known)}"
-            return [(path[:-1], message, True)] if not _has(data, path) else [(path, message, True)]
+            return [(path[:-1], message, True)] if not is_written(data, path) else [(path, message, True)]
         case "missing":
             return [(path, "is required", True)]
     if path and path[-1] == "[key]":
         row = path[:-1]
         return [(row, f"{row[-1]!r} is no name for a row: letters, digits, _ and -, at most 60, no dots", True)]
     return [(_written(path, data), _sentence(detail["type"], context, value, detail["msg"]), False)]
+
+
+def is_written(data: Any, path: Path) -> bool:
+    """Return whether data has something at a path, if only an empty value."""
+    return _written(path, data) == path
 
 
 _BOUNDS: Final = {
@@ -116,7 +121,3 @@ def _is_in(part: str | int, data: Any) -> bool:
     if isinstance(data, list):
         return isinstance(part, int) and part < len(data)
     return isinstance(data, dict) and part in data
-
-
-def _has(data: Any, path: Path) -> bool:
-    return _written(path, data) == path

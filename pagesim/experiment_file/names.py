@@ -37,8 +37,8 @@ def check_names(file: ExperimentFile) -> None:
 def _checks(config: ExperimentConfig, folder: FilePath) -> Iterator[Check]:
     from pagesim import catalog
 
-    yield ("model",), partial(catalog.model, config.model)
-    yield ("device",), partial(catalog.device, config.device)
+    yield ("model",), partial(catalog.model, config.model, folder)
+    yield ("device",), partial(catalog.device, config.device, folder)
     backend: Path = ("backend",) if isinstance(config.backend, str) else ("backend", "name")
     yield backend, partial(plugins.resolve, "backend", config.backend_name, folder)
     scheduler = config.scheduler

@@ -165,7 +165,7 @@ CASES: dict[str, tuple[Edit, str]] = {
     ),
     "an unknown option": (
         swap("reserve: max", "reservation: max"),
-        "e.yaml:11:43: allocators.max.reservation: Contiguous takes no 'reservation'; did you mean 'reserve'?",
+        "e.yaml:11:44: allocators.max.reservation: Contiguous takes no 'reservation'; did you mean 'reserve'?",
     ),
     "an option that pagesim gives": (
         swap("reserve: max", "max_model_len: 3"),

@@ -335,6 +335,18 @@ def test_an_error_raised_elsewhere_gets_its_place(tmp_path: Path) -> None:
         raise PluginError("reserve: 'maxi' is unknown; allowed: max, pow2, oracle")
     first, *_ = str(caught.value).splitlines()
     assert first == f"{path}:9:40: allocators.max.reserve: 'maxi' is unknown; allowed: max, pow2, oracle"
+    for message, place in [
+        ("model: hidden_size: too small", "2:8: model: hidden_size: too small"),
+        ("allocators.max: policy: too slow", "9:19: allocators.max.policy: too slow"),
+        ("workload.arrivals.rate: too high", "6:38: workload.arrivals.rate: too high"),
+        ("too much: of everything", "2:8: model: too much: of everything"),
+    ]:
+        with pytest.raises(ConfigError) as elsewhere, file.locate("model"):
+            raise ConfigError(message)
+        assert str(elsewhere.value).startswith(f"{path}:{place}")
+    with pytest.raises(ConfigError) as nowhere, file.locate():
+        raise ConfigError("memory.fraction: too small")
+    assert str(nowhere.value).startswith(f"{path}:1:1: memory.fraction: too small")
     with pytest.raises(ConfigError) as caught_again, file.locate("model"), file.locate("device"):
         raise ConfigError("unknown")
     assert str(caught_again.value).startswith(f"{path}:3:9: device: unknown"), "the innermost place counts"
