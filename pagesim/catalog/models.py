@@ -56,8 +56,8 @@ class ModelSpec:
             )
         if self.num_kv_heads % tensor_parallel and tensor_parallel % self.num_kv_heads:
             raise ConfigError(
-                f"tensor_parallel: must divide the {self.num_kv_heads} KV heads of {self.name} or be a multiple of them, "
-                f"is {tensor_parallel}"
+                f"tensor_parallel: must divide the {self.num_kv_heads} KV heads of {self.name} "
+                f"or be a multiple of them, is {tensor_parallel}"
             )
         heads = max(1, self.num_kv_heads // tensor_parallel)
         return 2 * self.num_layers * heads * self.head_dim * dtype_bytes

@@ -1,1 +1,9 @@
-"""Policies and data of pagesim: workload."""
+"""Which requests arrive, when, and how long they are: drawn from seeded streams, or read from traces."""
+
+from __future__ import annotations
+
+from pagesim.workload.build import build_workload
+from pagesim.workload.data import ClosedLoop, Workload
+from pagesim.workload.streams import stream
+
+__all__ = ["ClosedLoop", "Workload", "build_workload", "stream"]
