@@ -5,15 +5,18 @@ from __future__ import annotations
 from pagesim.catalog.devices import DeviceSpec, device, devices
 from pagesim.catalog.lengths import LengthsListing, lengths, lengths_entry
 from pagesim.catalog.models import ModelSpec, model, models
+from pagesim.catalog.traces import TraceInfo, traces
 
 __all__ = [
     "DeviceSpec",
     "LengthsListing",
     "ModelSpec",
+    "TraceInfo",
     "device",
     "devices",
     "lengths",
     "lengths_entry",
     "model",
     "models",
+    "traces",
 ]

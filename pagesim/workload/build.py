@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from pagesim import plugins
 from pagesim.config import DistributionConfig, LengthsConfig, Part, WorkloadConfig
-from pagesim.errors import ConfigError, PluginError
+from pagesim.errors import ConfigError, PluginError, TraceError
 from pagesim.workload.arrivals import ClosedProcess, OpenProcess
 from pagesim.workload.data import ClosedLoop, Workload
 from pagesim.workload.datasets import Independent, PairedLengths, dataset
 from pagesim.workload.lengths import MAX_TOKENS, Lengths
 from pagesim.workload.streams import stream
+from pagesim.workload.traces import TraceRows, read_trace
 
 
 def build_workload(config: WorkloadConfig, seed: int, base_dir: Path) -> Workload:
@@ -34,11 +35,15 @@ def build_workload(config: WorkloadConfig, seed: int, base_dir: Path) -> Workloa
         PluginError: a class that the experiment names cannot be had, built or asked.
         ConfigError: values that make no workload.
     """
-    count = config.num_requests or 0
-    name, pairs = _pairs(config.lengths, base_dir)
-    prompts, outputs = pairs.sample(count, stream(seed, "prompts"), stream(seed, "outputs"))
-    arrivals, closed_loop = _arrivals(config, count, seed, base_dir, None)
-    groups = _prefix_groups(config.prefix.num_groups, count, seed)
+    trace = None if config.trace is None else read_trace(config.trace, base_dir)
+    if trace is None:
+        count = config.num_requests or 0
+        name, pairs = _pairs(config.lengths, base_dir)
+        prompts, outputs = pairs.sample(count, stream(seed, "prompts"), stream(seed, "outputs"))
+    else:
+        count, name = len(trace), trace.path.name
+        prompts, outputs = trace.prompt_tokens, trace.output_tokens
+    arrivals, closed_loop = _arrivals(config, count, seed, base_dir, trace)
     return Workload(
         name=name,
         prompt_tokens=prompts + config.prefix.tokens,
@@ -46,8 +51,9 @@ def build_workload(config: WorkloadConfig, seed: int, base_dir: Path) -> Workloa
         estimates=_estimates(outputs, config.estimate.cv, seed),
         arrivals=arrivals,
         closed_loop=closed_loop,
-        prefix_groups=groups,
+        prefix_groups=_prefix_groups(config.prefix.num_groups, count, seed),
         prefix_tokens=config.prefix.tokens,
+        skipped_rows=0 if trace is None else trace.skipped_rows,
     )
 
 
@@ -86,13 +92,17 @@ class _Checked:
 
 
 def _arrivals(
-    config: WorkloadConfig, count: int, seed: int, base_dir: Path, recorded: NDArray[np.int64] | None
+    config: WorkloadConfig, count: int, seed: int, base_dir: Path, trace: TraceRows | None
 ) -> tuple[NDArray[np.int64] | None, ClosedLoop | None]:
     name = "trace" if config.arrivals is None else config.arrivals.process
     options = {} if config.arrivals is None else _options(config.arrivals, "process")
     cls = plugins.resolve("arrivals", name, base_dir)
-    if plugins.accepts(cls, "recorded") and recorded is not None:
-        options["recorded"] = recorded
+    if trace is not None and plugins.accepts(cls, "recorded"):
+        if trace.arrivals is None:
+            raise TraceError(
+                f"{trace.path}: has no arrival times; give workload.arrivals, such as {{process: poisson, rate: 1}}"
+            )
+        options["recorded"] = trace.arrivals
     process = plugins.build(cls, **options)
     if isinstance(process, ClosedProcess):
         return None, process.clients(count, stream(seed, "think"))
@@ -111,7 +121,8 @@ def _integers(name: str, values: Any, count: int) -> NDArray[np.int64]:
         raise PluginError(
             f"{name}.sample: must return {count} whole numbers, returned {array.dtype} of shape {array.shape}"
         )
-    return array.astype(np.int64, copy=False)
+    integers: NDArray[np.int64] = array.astype(np.int64, copy=False)
+    return integers
 
 
 def _estimates(outputs: NDArray[np.int64], cv: float, seed: int) -> NDArray[np.int64]:
