@@ -1,1 +1,3 @@
-"""Policies and data of pagesim: report."""
+"""What people look at: tables, figures and the page. Reads a results folder and nothing else."""
+
+from __future__ import annotations
