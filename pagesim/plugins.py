@@ -75,6 +75,7 @@ _METHODS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "scheduler": {"add": ("request",), "schedule": ("now",), "commit": ("step", "now")},
     "victim": {"choose": ("candidates",)},
     "backend": {"execute": ("step",)},
+    "lengths": {"sample": ("count", "rng")},
 }
 """What a class must have, with the arguments that pagesim calls it with."""
 

@@ -50,7 +50,10 @@ def list_names(
     if as_json:
         typer.echo(json.dumps([dict(zip(("name", "origin", "summary"), row, strict=True)) for row in rows], indent=2))
     else:
-        typer.echo(columns([(name, summary) for name, _, summary in rows], indent=""))
+        # where a model's numbers come from is long, where a policy comes from is worth a column if they differ
+        shows_origin = kind in _PLUGINS and len({origin for _, origin, _ in rows}) > 1
+        shown = rows if shows_origin else [(name, summary) for name, _, summary in rows]
+        typer.echo(columns(shown, indent=""))
 
 
 def _rows(kind: Kind) -> list[tuple[str, str, str]]:
@@ -62,6 +65,9 @@ def _rows(kind: Kind) -> list[tuple[str, str, str]]:
             return [(spec.name, spec.source, _model(spec)) for spec in catalog.models()]
         case Kind.DEVICES:
             return [(spec.name, spec.source, _device(spec)) for spec in catalog.devices()]
+        case Kind.LENGTHS:
+            shapes = [(row.name, "distribution", row.summary) for row in plugins.available("lengths")]
+            return [(row.name, "dataset", row.summary) for row in catalog.lengths()] + shapes
     return [(row.name, row.origin, row.summary) for row in plugins.available(_PLUGINS[kind])]
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from pagesim.config import ExperimentConfig
 from pagesim.config_types import Path, show
-from pagesim.errors import ConfigError
+from pagesim.errors import ConfigError, TraceError
 from pagesim.experiment_file.document import Document, Dumper, Mark, parse, parse_value
 from pagesim.experiment_file.messages import explain, is_written
 from pagesim.experiment_file.paths import assign, expand
@@ -70,6 +70,9 @@ class ExperimentFile:
         try:
             yield
         except ConfigError as error:
+            trace: Path = ("workload", "trace", "path")
+            if isinstance(error, TraceError) and is_written(self.document.data, trace):
+                path = trace  # whichever row it was that read it first
             raise type(error)(_placed(self.document, path, str(error))) from (error.__cause__ or error)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path as FilePath
-from typing import Any
 
 from pagesim import plugins
-from pagesim.config import ExperimentConfig
+from pagesim.config import AllocatorConfig, DistributionConfig, ExperimentConfig
 from pagesim.config_types import Path
 from pagesim.errors import ConfigError
 from pagesim.experiment_file import ExperimentFile, file_at, points
@@ -46,26 +46,43 @@ def _checks(config: ExperimentConfig, folder: FilePath) -> Iterator[Check]:
     yield ("scheduler", "victim"), partial(plugins.resolve, "victim", scheduler.victim, folder)
     yield from _workload_checks(config, folder)
     for name, row in config.allocators.items():
-        yield ("allocators", name), partial(_check_row, row.policy, row.options, folder)
+        yield ("allocators", name), partial(_check_row, row, folder)
         if row.victim is not None:
             yield ("allocators", name, "victim"), partial(plugins.resolve, "victim", row.victim, folder)
 
 
 def _workload_checks(config: ExperimentConfig, folder: FilePath) -> Iterator[Check]:
+    from pagesim import catalog
+
     arrivals, lengths = config.workload.arrivals, config.workload.lengths
     if arrivals is not None:
         yield ("workload", "arrivals", "process"), partial(plugins.resolve, "arrivals", arrivals.process, folder)
     if lengths is None:
         return
+    if lengths.dataset is not None:
+        yield ("workload", "lengths", "dataset"), partial(catalog.lengths_entry, lengths.dataset)
     for key, part in (("prompt", lengths.prompt), ("output", lengths.output)):
         if part is not None:
-            path = ("workload", "lengths", key, "distribution")
-            yield path, partial(plugins.resolve, "lengths", part.distribution, folder)
+            yield ("workload", "lengths", key), partial(_check_distribution, part, folder)
 
 
-def _check_row(policy: str, options: dict[str, Any], folder: FilePath) -> None:
+def _check_distribution(part: DistributionConfig, folder: FilePath) -> None:
+    with _about("distribution"):
+        cls = plugins.resolve("lengths", part.distribution, folder)
+    with _about("options"):
+        plugins.check_options(cls, part.options)
+
+
+def _check_row(row: AllocatorConfig, folder: FilePath) -> None:
+    with _about("policy"):
+        cls = plugins.resolve("allocator", row.policy, folder)
+    plugins.check_options(cls, row.options, num_positional=1, given=plugins.given("allocator"))
+
+
+@contextlib.contextmanager
+def _about(key: str) -> Iterator[None]:
+    """Say which key an error is about, by its beginning (see ``ExperimentFile.locate``)."""
     try:
-        cls = plugins.resolve("allocator", policy, folder)
+        yield
     except ConfigError as error:
-        raise type(error)(f"policy: {error}") from error
-    plugins.check_options(cls, options, num_positional=1, given=plugins.given("allocator"))
+        raise type(error)(f"{key}: {error}") from (error.__cause__ or error)

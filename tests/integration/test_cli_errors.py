@@ -171,6 +171,39 @@ CASES: dict[str, tuple[Edit, str]] = {
         swap("reserve: max", "max_model_len: 3"),
         "allocators.max.max_model_len: is given to Contiguous by pagesim",
     ),
+    "an unknown data set": (
+        swap("sharegpt", "sharegtp"),
+        "e.yaml:8:22: workload.lengths.dataset: unknown dataset 'sharegtp'; did you mean 'sharegpt'?",
+    ),
+    "an unknown distribution": (
+        swap("{dataset: sharegpt}", "{prompt: {distribution: normal}, output: {distribution: constant, value: 3}}"),
+        "e.yaml:8:36: workload.lengths.prompt.distribution: unknown lengths 'normal'",
+    ),
+    "an unknown option of a distribution": (
+        swap(
+            "{dataset: sharegpt}",
+            "{output: {distribution: constant, value: 3},\n"
+            "    prompt: {distribution: quantiles, options: {quantile: [1, 2]}}}",
+        ),
+        "e.yaml:9:59: workload.lengths.prompt.options.quantile: Quantiles takes no",
+    ),
+    "weights larger than the device": (swap("a100-40gb", "l4"), "e.yaml:2:8: model: the weights of opt-13b"),
+    "a trace that is not there": (
+        lambda text: (
+            text[: text.index("  num_requests")]
+            + "  trace: {path: nowhere.csv, format: azure}\n"
+            + text[text.index("scheduler") :]
+        ),
+        "e.yaml:6:17: workload.trace.path: there is no trace 'nowhere.csv'",
+    ),
+    "a trace with a malformed row": (
+        lambda text: (
+            text[: text.index("  num_requests")]
+            + "  trace: {path: broken.csv, format: azure}\n"
+            + text[text.index("scheduler") :]
+        ),
+        "broken.csv:2: ContextTokens: is 'x', must be a whole number",
+    ),
     "a plug-in that is not there": (
         swap("policy: paged", 'policy: "mine:Mine"'),
         "e.yaml:12:19: allocators.paged.policy: there is no module 'mine': no mine.py in ",
@@ -190,6 +223,7 @@ CASES: dict[str, tuple[Edit, str]] = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with two plug-ins that cannot be used."""
     (tmp_path / "broken.py").write_text("x = 1\nx / 0\n")
+    (tmp_path / "broken.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,x,3\n")
     (tmp_path / "half.py").write_text("class Half:\n    def allocate(self, sequence, num_tokens): ...\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
