@@ -30,7 +30,8 @@ from pagesim.config_types import (
     VictimName,
 )
 from pagesim.errors import PluginError
-from pagesim.plugins import check_name, nearest
+from pagesim.plugins import check_name
+from pagesim.suggestions import nearest
 
 Found = list[tuple[Path, str]]
 Preemption = Literal["auto", "recompute", "swap", "by_sequences"]

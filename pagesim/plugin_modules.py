@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pagesim.errors import PluginError
+from pagesim.suggestions import nearest
 
 
 def load(module: str, base_dir: Path) -> ModuleType:
@@ -157,8 +158,6 @@ def _load_installed(module: str, base_dir: Path) -> ModuleType:
 
 
 def _nearest_file(path: Path) -> str:
-    from pagesim.plugins import nearest
-
     try:
         return nearest(path.name, [file.name for file in path.parent.glob("*.py")])
     except OSError:

@@ -7,7 +7,6 @@ looked up beside the experiment file first, then among what is installed.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import inspect
@@ -19,6 +18,20 @@ from typing import Any, Final, NamedTuple
 
 from pagesim import plugin_modules
 from pagesim.errors import PagesimError, PluginError
+from pagesim.suggestions import nearest
+
+__all__ = [
+    "BUILTIN",
+    "Listing",
+    "accepts",
+    "available",
+    "build",
+    "check_name",
+    "check_options",
+    "given",
+    "nearest",
+    "resolve",
+]
 
 BUILTIN: Final[dict[str, dict[str, str]]] = {
     "allocator": {
@@ -233,12 +246,6 @@ def available(kind: str) -> list[Listing]:
         origin = entry.dist.name if entry.dist is not None else module
         rows.append(Listing(name, origin, plugin_modules.summary(module, class_name) or ""))
     return rows
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the known name closest to ``name``, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.55)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _builtin(kind: str, name: str, target: str) -> type:

@@ -65,6 +65,8 @@ def _rows(kind: Kind) -> list[tuple[str, str, str]]:
             return [(spec.name, spec.source, _model(spec)) for spec in catalog.models()]
         case Kind.DEVICES:
             return [(spec.name, spec.source, _device(spec)) for spec in catalog.devices()]
+        case Kind.TRACES:
+            return [(trace.name, trace.origin, trace.summary) for trace in catalog.traces()]
         case Kind.LENGTHS:
             shapes = [(row.name, "distribution", row.summary) for row in plugins.available("lengths")]
             return [(row.name, "dataset", row.summary) for row in catalog.lengths()] + shapes

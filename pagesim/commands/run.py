@@ -73,9 +73,9 @@ def run(
 def _show(results: Results) -> None:
     from rich.console import Console
 
-    from pagesim.report import compare
+    from pagesim.report.table import render
 
-    compare([str(results.folder)], False).render(Console())
+    render(results, Console())
 
 
 def check_writable(folder: Path) -> None:

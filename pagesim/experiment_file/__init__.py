@@ -23,6 +23,7 @@ from pagesim.experiment_file.document import Document, Dumper, Mark, parse, pars
 from pagesim.experiment_file.messages import explain, is_written
 from pagesim.experiment_file.paths import assign, expand
 from pagesim.experiment_file.sweep import combinations, sweep_problems
+from pagesim.suggestions import nearest
 
 __all__ = ["ExperimentFile", "at_point", "dump", "from_dict", "load", "points", "schema"]
 
@@ -154,8 +155,6 @@ def _read(path: FilePath) -> str:
 
 
 def _nearest_file(path: FilePath) -> str:
-    from pagesim.plugins import nearest
-
     try:
         return nearest(path.name, [file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml")])
     except OSError:

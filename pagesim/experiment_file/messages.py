@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from pagesim.config_types import Path, ProblemsError, brief, show
 from pagesim.experiment_file.document import Document, Mark
 from pagesim.experiment_file.known_keys import fields_at
-from pagesim.plugins import nearest
+from pagesim.suggestions import nearest
 
 
 def explain(error: ValidationError, document: Document, suffix: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from pagesim.config_types import Path, brief, show
 from pagesim.errors import ConfigError
 from pagesim.experiment_file.document import Document, Mark
 from pagesim.experiment_file.known_keys import fields_at, takes_any_key
-from pagesim.plugins import nearest
+from pagesim.suggestions import nearest
 
 
 def expand(document: Document, dotted: str) -> list[Path]:
