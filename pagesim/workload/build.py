@@ -130,8 +130,9 @@ def _estimates(outputs: NDArray[np.int64], cv: float, seed: int) -> NDArray[np.i
     if cv == 0:
         return outputs.copy()
     variance = np.log1p(cv**2)
-    noise = np.exp(np.sqrt(variance) * stream(seed, "estimates").standard_normal(len(outputs)) - variance / 2)
-    return np.rint(np.clip(outputs * noise, 1, MAX_TOKENS)).astype(np.int64)
+    normal = stream(seed, "estimates").standard_normal(len(outputs))
+    estimates: NDArray[np.float64] = outputs * np.exp(np.sqrt(variance) * normal - variance / 2)
+    return np.rint(np.clip(estimates, 1, MAX_TOKENS)).astype(np.int64)
 
 
 def _prefix_groups(num_groups: int, count: int, seed: int) -> NDArray[np.int64] | None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagesim import catalog
-from pagesim.workload.lengths import Gamma, Lengths, Lognormal
+from pagesim.catalog import LengthTable
+from pagesim.workload.lengths import Gamma, Lengths, Lognormal, Quantiles
 
 _BATCH: Final = 4096
 
@@ -30,33 +31,76 @@ class Independent:
     Args:
         prompt: distribution of prompt lengths.
         output: distribution of output lengths.
-        max_total: a pair with a larger sum is drawn again.
     """
 
-    def __init__(self, prompt: Lengths, output: Lengths, max_total: int | None = None) -> None:
+    def __init__(self, prompt: Lengths, output: Lengths) -> None:
         self.prompt = prompt
         self.output = output
+
+    def sample(self, count: int, prompts: np.random.Generator, outputs: np.random.Generator) -> Pairs:
+        """Return (count,) prompt and (count,) output lengths."""
+        return self.prompt.sample(count, prompts), self.output.sample(count, outputs)
+
+
+class Capped:
+    """Pairs of another source; one with a larger sum is drawn again.
+
+    Args:
+        pairs: the other source, in which most pairs are small enough.
+        max_total: largest sum of prompt and output, in tokens.
+    """
+
+    def __init__(self, pairs: PairedLengths, max_total: int) -> None:
+        self.pairs = pairs
         self.max_total = max_total
 
     def sample(self, count: int, prompts: np.random.Generator, outputs: np.random.Generator) -> Pairs:
         """Return (count,) prompt and (count,) output lengths."""
-        if self.max_total is None:
-            return self.prompt.sample(count, prompts), self.output.sample(count, outputs)
         kept: list[NDArray[np.int64]] = []
         num_kept = 0
         while num_kept < count:
             # batches of one size, whatever the count, so that a longer sample starts with the shorter one
-            batch = np.stack((self.prompt.sample(_BATCH, prompts), self.output.sample(_BATCH, outputs)))
+            batch = np.stack(self.pairs.sample(_BATCH, prompts, outputs))
             kept.append(batch[:, batch.sum(axis=0) <= self.max_total])
             num_kept += kept[-1].shape[1]
         pairs = np.concatenate(kept, axis=1)[:, :count] if kept else np.empty((2, 0), dtype=np.int64)
         return pairs[0].copy(), pairs[1].copy()
 
 
+class Tabled:
+    """Quantiles of a data set: of prompts, and of outputs in each range of prompt lengths.
+
+    One number draws the prompt and the range it lies in, another the output within the range. So both
+    distributions are kept, and how they depend on each other, to the width of a range.
+
+    Args:
+        table: from the catalog.
+    """
+
+    def __init__(self, table: LengthTable) -> None:
+        self.prompt = Quantiles(table.prompt, table.prompt_probabilities)
+        self.outputs = [Quantiles(quantiles, table.output_probabilities) for quantiles in table.outputs]
+
+    def sample(self, count: int, prompts: np.random.Generator, outputs: np.random.Generator) -> Pairs:
+        """Return (count,) prompt and (count,) output lengths."""
+        at, within = prompts.random(count), outputs.random(count)
+        ranges = np.floor(at * len(self.outputs)).astype(np.int64)
+        lengths = np.empty(count, dtype=np.int64)
+        for index, quantiles in enumerate(self.outputs):
+            chosen = ranges == index
+            lengths[chosen] = quantiles.at(within[chosen])
+        return self.prompt.at(at), lengths
+
+
 def dataset(name: str) -> PairedLengths:
     """Return a named data set. Raises ConfigError with the nearest name."""
     entry = catalog.lengths_entry(name)
-    return Independent(_shape(entry["prompt"]), _shape(entry["output"]), entry["max_total"])
+    pairs: PairedLengths
+    if "table" in entry:
+        pairs = Tabled(catalog.length_table(entry["table"]))
+    else:
+        pairs = Independent(_shape(entry["prompt"]), _shape(entry["output"]))
+    return Capped(pairs, entry["max_total"]) if "max_total" in entry else pairs
 
 
 def _shape(values: Mapping[str, Any]) -> Lengths:
