@@ -179,12 +179,12 @@ def figures(rows: Rows, wanted: Sequence[Figure]) -> list[Column]:
 
 
 def decimals(values: Iterable[float]) -> int:
-    """Return how many decimals show the smallest value with two digits and the largest with at most five."""
+    """Return how many decimals show the smallest value with three digits and the largest with at most five."""
     sizes = [abs(value) for value in values if math.isfinite(value) and value != 0]
     if not sizes:
         return 0
     smallest, largest = (math.floor(math.log10(size)) for size in (min(sizes), max(sizes)))
-    return max(0, min(max(1 - smallest, 2 - largest), 4 - largest, 4))
+    return max(0, min(2 - smallest, 4 - largest, 4))
 
 
 def _column(rows: Rows, figure: Figure, factor: float, unit: str) -> Column:

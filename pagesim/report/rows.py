@@ -126,7 +126,7 @@ class Rows:
     def is_bound(self, name: str) -> bool:
         """Return whether a row is the added bound and no allocator that could be built."""
         rows = self.summary[self.summary["allocator"] == name]
-        return name == IDEAL and bool((rows["policy"] == IDEAL).all())
+        return name.rpartition("/")[2] == IDEAL and bool((rows["policy"] == IDEAL).all())
 
     def is_oracle(self, name: str) -> bool:
         """Return whether a row knows the future (the bound is told apart)."""
