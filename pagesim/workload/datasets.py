@@ -31,36 +31,23 @@ class Independent:
     Args:
         prompt: distribution of prompt lengths.
         output: distribution of output lengths.
+        max_total: a pair with a larger sum is drawn again; most pairs must be small enough.
     """
 
-    def __init__(self, prompt: Lengths, output: Lengths) -> None:
+    def __init__(self, prompt: Lengths, output: Lengths, max_total: int | None = None) -> None:
         self.prompt = prompt
         self.output = output
-
-    def sample(self, count: int, prompts: np.random.Generator, outputs: np.random.Generator) -> Pairs:
-        """Return (count,) prompt and (count,) output lengths."""
-        return self.prompt.sample(count, prompts), self.output.sample(count, outputs)
-
-
-class Capped:
-    """Pairs of another source; one with a larger sum is drawn again.
-
-    Args:
-        pairs: the other source, in which most pairs are small enough.
-        max_total: largest sum of prompt and output, in tokens.
-    """
-
-    def __init__(self, pairs: PairedLengths, max_total: int) -> None:
-        self.pairs = pairs
         self.max_total = max_total
 
     def sample(self, count: int, prompts: np.random.Generator, outputs: np.random.Generator) -> Pairs:
         """Return (count,) prompt and (count,) output lengths."""
+        if self.max_total is None:
+            return self.prompt.sample(count, prompts), self.output.sample(count, outputs)
         kept: list[NDArray[np.int64]] = []
         num_kept = 0
         while num_kept < count:
             # batches of one size, whatever the count, so that a longer sample starts with the shorter one
-            batch = np.stack(self.pairs.sample(_BATCH, prompts, outputs))
+            batch = np.stack((self.prompt.sample(_BATCH, prompts), self.output.sample(_BATCH, outputs)))
             kept.append(batch[:, batch.sum(axis=0) <= self.max_total])
             num_kept += kept[-1].shape[1]
         pairs = np.concatenate(kept, axis=1)[:, :count] if kept else np.empty((2, 0), dtype=np.int64)
@@ -75,9 +62,12 @@ class Tabled:
 
     Args:
         table: from the catalog.
+        max_total: the largest sum in the data, above the longest prompt. Ranges cannot keep such an edge: an
+            output beyond it is cut there. (Drawing again would thin out long prompts.)
     """
 
-    def __init__(self, table: LengthTable) -> None:
+    def __init__(self, table: LengthTable, max_total: int | None = None) -> None:
+        self.max_total = max_total
         self.prompt = Quantiles(table.prompt, table.prompt_probabilities)
         self.outputs = [Quantiles(quantiles, table.output_probabilities) for quantiles in table.outputs]
 
@@ -89,18 +79,19 @@ class Tabled:
         for index, quantiles in enumerate(self.outputs):
             chosen = ranges == index
             lengths[chosen] = quantiles.at(within[chosen])
-        return self.prompt.at(at), lengths
+        prompt = self.prompt.at(at)
+        if self.max_total is not None:
+            lengths = np.minimum(lengths, self.max_total - prompt)
+        return prompt, lengths
 
 
 def dataset(name: str) -> PairedLengths:
     """Return a named data set. Raises ConfigError with the nearest name."""
     entry = catalog.lengths_entry(name)
-    pairs: PairedLengths
+    max_total = entry.get("max_total")
     if "table" in entry:
-        pairs = Tabled(catalog.length_table(entry["table"]))
-    else:
-        pairs = Independent(_shape(entry["prompt"]), _shape(entry["output"]))
-    return Capped(pairs, entry["max_total"]) if "max_total" in entry else pairs
+        return Tabled(catalog.length_table(entry["table"]), max_total)
+    return Independent(_shape(entry["prompt"]), _shape(entry["output"]), max_total)
 
 
 def _shape(values: Mapping[str, Any]) -> Lengths:
