@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pagesim.allocators.prefixes import Prefix, PrefixTable
 from pagesim.blocks import BlockPool
 from pagesim.sequence import Request, Sequence
 
@@ -23,6 +24,7 @@ class Held(NamedTuple):
         internal: asked for, and never to be written.
         external: beyond what was asked for (the round-up of a placement).
         references: entries of its block tables: the blocks that it would hold without sharing.
+        cached: hold a token that is kept only for reuse.
     """
 
     live: int = 0
@@ -30,6 +32,7 @@ class Held(NamedTuple):
     internal: int = 0
     external: int = 0
     references: int = 0
+    cached: int = 0
 
 
 NOTHING = Held()
@@ -41,6 +44,7 @@ class Account:
     Args:
         pool: the device pool.
         num_slots: slots of the device, of which the pool's whole blocks may leave a tail.
+        prefixes: the prefixes that requests share, if the allocator shares any.
     """
 
     __slots__ = (
@@ -51,13 +55,15 @@ class Account:
         "live",
         "num_slots",
         "pool",
+        "prefixes",
         "references",
         "tail",
         "useful",
     )
 
-    def __init__(self, pool: BlockPool, num_slots: int) -> None:
+    def __init__(self, pool: BlockPool, num_slots: int, prefixes: PrefixTable | None = None) -> None:
         self.pool = pool
+        self.prefixes = prefixes
         self.block_size = pool.block_size
         self.num_slots = num_slots
         self.tail = num_slots - pool.num_blocks * pool.block_size
@@ -80,6 +86,7 @@ class Account:
         self.internal += after.internal - before.internal
         self.external += after.external - before.external
         self.references += after.references - before.references
+        self.cached += after.cached - before.cached
 
     def extended(self, sequences: list[Sequence]) -> None:
         """Count one more block of its own for each of ``sequences``, whose tables were full."""
@@ -94,6 +101,8 @@ class Account:
     def held(self, request: Request) -> Held:
         """Return what ``request`` holds now, from its block tables."""
         sequences = request.sequences
+        if self.prefixes is not None and request.prefix_group is not None:
+            return self._with_prefix(request, self.prefixes.entries.get(request.prefix_group))
         if len(sequences) == 1:
             return self._single(sequences[0])
         return self._shared(sequences)
@@ -111,8 +120,22 @@ class Account:
             return Held(sequence.num_stored, asked, 0, capacity - asked, len(table))
         return Held(sequence.num_stored, final, asked - final, capacity - asked, len(table))
 
-    def _shared(self, sequences: list[Sequence]) -> Held:
-        """Walk the tables: each distinct block counts once, with the most that any sharer has or will have in it."""
+    def _with_prefix(self, request: Request, entry: Prefix | None) -> Held:
+        """Return what a request holds, and its group's prefix, which counts once for the whole group."""
+        if entry is None or self.prefixes is None:
+            return self._shared(request.sequences)
+        own = self._shared(request.sequences, frozenset(entry.blocks))
+        slots = len(entry.blocks) * self.block_size
+        stored = slots if entry.written else min(entry.writer.num_stored, slots)
+        if self.prefixes.num_users(entry):
+            return own._replace(live=own.live + stored, useful=own.useful + slots)
+        return own._replace(cached=stored)
+
+    def _shared(self, sequences: list[Sequence], apart: frozenset[int] = frozenset()) -> Held:
+        """Walk the tables: each distinct block counts once, with the most that any sharer has or will have in it.
+
+        Blocks in ``apart`` are left out.
+        """
         size = self.block_size
         blocks: dict[int, tuple[int, int, int]] = {}
         references = 0
@@ -125,6 +148,9 @@ class Account:
             start = 0
             references += len(table)
             for block in table:
+                if block in apart:
+                    start += size
+                    continue
                 here = (
                     min(max(stored - start, 0), size),
                     min(max(min(asked, final) - start, 0), size),

@@ -26,17 +26,19 @@ class Copy(NamedTuple):
 
 
 class SwapOut(NamedTuple):
-    """Move one device block to a host block."""
+    """Move ``num_blocks`` adjacent device blocks to adjacent host blocks, in one transfer."""
 
     device: int
     host: int
+    num_blocks: int = 1
 
 
 class SwapIn(NamedTuple):
-    """Move one host block to a device block."""
+    """Move ``num_blocks`` adjacent host blocks to adjacent device blocks, in one transfer."""
 
     host: int
     device: int
+    num_blocks: int = 1
 
 
 Op = Copy | SwapOut | SwapIn

@@ -45,7 +45,8 @@ class Engine:
         source: of requests.
         recorder: is told every state.
         max_model_len: longer requests are refused on arrival, or cut where ``truncate`` says so.
-        horizon: tick at which the run is cut off.
+        horizon: tick at which the run is cut off, before anything that happens at it. Clients of a closed loop
+            that are thinking then have not sent their request, so it has no row.
         watch: called now and then with (ended requests, now), for a progress bar.
     """
 
@@ -101,14 +102,21 @@ class Engine:
             self.recorder.advance(self.horizon)
             self._cut_off()
         self.recorder.close_window()
+        release_pins = getattr(self.scheduler.allocator, "release_pins", None)
+        if release_pins is not None:
+            release_pins()
         if not self.unfinished and self.scheduler.pool.num_held:
             raise InvariantError(f"INV-11: blocks are held after the last request has ended\n{self.picture()}")
 
     # Arrivals
 
     def _expect_next(self) -> None:
+        """Take the next request out of the source, and be called when it arrives, if the horizon lets it."""
         self._pending = next(self._incoming, None)
-        if self._pending is not None:
+        self._await_pending()
+
+    def _await_pending(self) -> None:
+        if self._pending is not None and (self.horizon is None or self._pending.arrival < self.horizon):
             self._at(self._pending.arrival, URGENT, self._arrive)
 
     def _arrive(self, event: Event) -> None:
@@ -117,8 +125,7 @@ class Engine:
         while self._pending is not None and self._pending.arrival == now:
             self._receive(self._pending)
             self._pending = next(self._incoming, None)
-        if self._pending is not None:
-            self._at(self._pending.arrival, URGENT, self._arrive)
+        self._await_pending()
         self.recorder.queued()
         self._wake_up()
 

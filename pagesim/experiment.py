@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from pagesim.experiment_file import ExperimentFile
 from pagesim.runs import Outcome, Run, RunSpec
 
 if TYPE_CHECKING:
-    from pagesim.results import Results
+    from pagesim.results import Results, ResultsWriter
 
 Watch = Callable[[str, int, int, int], None]
 """Called with (run, ended requests, all requests, simulated ticks)."""
@@ -115,12 +114,16 @@ def run_experiment(
         runs=[spec.name for spec in specs],
         manifest={"command": command, "seeds": file.config.seeds, "baseline": baseline(file)},
     )
-    with _kept_when_interrupted(writer):
+    with writer:
         for outcome in execute_all(specs, jobs, watch):
             _write(writer, outcome)
             if on_outcome is not None:
                 on_outcome(outcome)
-    results = writer.finish(report=report)
+        results = writer.finish()
+    if report:
+        from pagesim.report import write_report
+
+        write_report(results)
     return results
 
 
@@ -138,7 +141,7 @@ def describe(file: ExperimentFile) -> list[tuple[str, list[tuple[str, str, str]]
     return sections(specs)
 
 
-def _write(writer: Any, outcome: Outcome) -> None:
+def _write(writer: ResultsWriter, outcome: Outcome) -> None:
     if outcome.failure:
         writer.fail_run(outcome.name, outcome.failure)
         return
@@ -154,15 +157,6 @@ def _write(writer: Any, outcome: Outcome) -> None:
             "peak_memory_bytes": outcome.peak_memory_bytes,
         },
     )
-
-
-@contextmanager
-def _kept_when_interrupted(writer: Any) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        writer.interrupt()
-        raise
 
 
 def _watcher(spec: RunSpec, watch: Watch | None) -> Callable[[int, int], None] | None:

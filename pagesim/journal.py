@@ -65,6 +65,7 @@ class Journal:
     swapped_in_blocks: int = 0
     swap_stall: int = 0
     copied_blocks: int = 0
+    matched_tokens: int = 0
     lookups_first: int = 0
     lookups_retry: int = 0
     lookups_preempted: int = 0

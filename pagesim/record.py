@@ -47,6 +47,7 @@ COUNTERS: Final = (
     "swapped_in_blocks",
     "swap_stall",
     "copied_blocks",
+    "matched_tokens",
     "lookups_first",
     "lookups_retry",
     "lookups_preempted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import resource
 import sys
@@ -18,6 +19,7 @@ from pagesim import catalog, metrics, plugins
 from pagesim.account import Account
 from pagesim.allocators.base import Allocator, Forks, Swaps
 from pagesim.backend import Backend, Machine
+from pagesim.beams import SeededBeams
 from pagesim.blocks import BlockPool
 from pagesim.config import AllocatorConfig, ExperimentConfig
 from pagesim.engine import Engine, Source
@@ -123,7 +125,7 @@ class Run:
         self.workload = workload_of(spec)
         self.allocator = self._build_allocator()
         self.journal = Journal()
-        self.account = Account(self.allocator.pool, self.sizing.num_slots)
+        self.account = Account(self.allocator.pool, self.sizing.num_slots, getattr(self.allocator, "prefixes", None))
         self.scheduler = self._build_scheduler()
         window = _window(self.workload) if config.measure.window == "steady" else None
         self.recorder = Recorder(
@@ -152,7 +154,6 @@ class Run:
         record = self.recorder.record(self.block_bytes)
         slo = self.spec.config.slo
         summary = {
-            "run": self.spec.name,
             "allocator": self.spec.allocator,
             "policy": self.spec.row.policy,
             "backend": self.spec.config.backend_name,
@@ -189,8 +190,11 @@ class Run:
 
     def _build_allocator(self) -> Allocator:
         cls, options = self.policies.allocator, self.spec.row.options
-        if plugins.accepts(cls, "max_model_len"):
-            options.setdefault("max_model_len", self.spec.config.scheduler.max_model_len)
+        given = {
+            "max_model_len": self.spec.config.scheduler.max_model_len,
+            "pin_prefixes": self.spec.config.workload.prefix.pin,
+        }
+        options = {name: value for name, value in given.items() if plugins.accepts(cls, name)} | options
         allocator: Allocator = plugins.build(cls, self._pool(), **options)
         if not isinstance(getattr(allocator, "pool", None), BlockPool):
             raise PluginError(f"{cls.__name__} must keep the pool that it is given as `self.pool`")
@@ -253,7 +257,8 @@ class Run:
             raise ConfigError(
                 f"allocators.{self.spec.allocator}: beams need a policy that forks; {self.spec.row.policy} does not"
             )
-        factory = RequestFactory(self.workload, num_sequences=num_sequences, oracle=self.is_oracle)
+        beams = SeededBeams(self.spec.seed, sampling.divergence) if sampling.beam_width else None
+        factory = RequestFactory(self.workload, num_sequences=num_sequences, beams=beams, oracle=self.is_oracle)
         if self.workload.closed_loop is None:
             return OpenSource(factory, window)
         recorder = self.recorder
@@ -314,7 +319,7 @@ def timeline_table(record: Record) -> dict[str, Column]:
 
     def means(name: str) -> NDArray[np.float64]:
         index = INTEGRALS.index(name)
-        areas = [after[index] - before[index] for before, after in zip(edges, edges[1:], strict=False)]
+        areas = [after[index] - before[index] for before, after in itertools.pairwise(edges)]
         return np.array([area / width for area in areas], dtype=np.float64)
 
     bins = np.arange(len(edges) - 1, dtype=np.float64)

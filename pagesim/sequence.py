@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from pagesim.errors import PluginError
 
@@ -47,6 +48,20 @@ class Future:
     output_tokens: int
 
 
+class Branch(NamedTuple):
+    """A fork in the history of a sequence's tokens.
+
+    Attributes:
+        parent: the fork before it, None at the prompt.
+        position: number of tokens that both sides share.
+        way: the index of the sequence that went this way.
+    """
+
+    parent: Branch | None
+    position: int
+    way: int
+
+
 class Sequence:
     """One stream of tokens: a prompt and what has been generated after it.
 
@@ -55,6 +70,9 @@ class Sequence:
         index: its place among the sequences of its request.
         block_table: logical block -> physical block. Owned by the allocator's ``allocate``/``free``.
         host_table: the same for host blocks while it is swapped out.
+        resident_table: its first blocks, as far as they stay on the device while it is swapped out
+            because another request holds them too.
+        branch: how its tokens came about: what it was forked from, and where.
         num_asked: slots that the policy asked for; None means all that its table holds.
         estimate: how many output tokens a policy may expect (see ``workload.estimate``).
         num_output: how many tokens it will generate. For the engine; a policy asks ``future``.
@@ -69,6 +87,7 @@ class Sequence:
         "_num_generated",
         "_num_stored",
         "block_table",
+        "branch",
         "due",
         "estimate",
         "host_table",
@@ -78,6 +97,7 @@ class Sequence:
         "num_lost",
         "num_output",
         "request",
+        "resident_table",
         "retired",
     )
 
@@ -86,7 +106,9 @@ class Sequence:
         self.index = index
         self.block_table: list[int] = []
         self.host_table: list[int] = []
+        self.resident_table: list[int] = []
         self.num_asked: int | None = None
+        self.branch: Branch | None = None
         self.num_output = request.output_tokens
         self.num_lost = 0
         self.due = 0
@@ -166,6 +188,14 @@ class Sequence:
         return f"Sequence({self.request.id}.{self.index}, stored={self.num_stored}, table={list(self.block_table)})"
 
 
+class BeamModel(Protocol):
+    """Decides which beams go on."""
+
+    def survive(self, request_id: int, num_generated: int, width: int) -> tuple[int, int] | None:
+        """Return (beam that is replaced, beam that it continues) after a token, or None."""
+        ...
+
+
 class Request:
     """One prompt, with its sequences and the instants of its life (ticks).
 
@@ -181,6 +211,10 @@ class Request:
         order: its place among the running requests, by admission.
         oracle: whether a policy of the run may read the future.
         measured: whether it arrived inside the window over which request figures are taken.
+        prefix_group: requests of a group begin with the same ``prefix_tokens`` tokens; None: with none.
+        beams: how beams survive; None: its sequences are samples.
+        num_selected: tokens after which survival has been decided; one token has no past to share.
+        survivors: beam replacements that the next step performs: (index replaced, index continued).
         forked: whether all of its sequences have the prompt (or there is only one).
         num_live: sequences that have not ended.
         fits_alone: whether an empty pool is known to admit it.
@@ -190,6 +224,7 @@ class Request:
     __slots__ = (
         "admitted_at",
         "arrival",
+        "beams",
         "estimate",
         "finished_at",
         "first_token_at",
@@ -202,11 +237,14 @@ class Request:
         "num_preemptions_recompute",
         "num_preemptions_swap",
         "num_recomputed",
+        "num_selected",
         "oracle",
         "order",
         "output_tokens",
         "prefix_group",
+        "prefix_tokens",
         "prompt_tokens",
+        "survivors",
         "reason",
         "sequences",
         "status",
@@ -227,6 +265,10 @@ class Request:
         self.output_tokens = output_tokens
         self.estimate = output_tokens if estimate is None else estimate
         self.prefix_group: int | None = None
+        self.prefix_tokens = 0
+        self.beams: BeamModel | None = None
+        self.num_selected = 1
+        self.survivors: list[tuple[int, int]] = []
         self.status = SequenceStatus.WAITING
         self.reason = ""
         self.admitted_at: int | None = None

@@ -79,13 +79,13 @@ def size_memory(config: ExperimentConfig, model: ModelSpec, device: DeviceSpec) 
             f"model: the weights of {names} are {format_bytes(weights)} a GPU, and its memory is "
             f"{format_bytes(device.memory_bytes)}; take a larger device or a higher tensor_parallel"
         )
-    is_auto = memory.kv_cache == "auto"
+    is_auto = not isinstance(memory.kv_cache, int)
     available = budget - weights - activations if is_auto else device.memory_bytes - weights
-    kv_cache = available if memory.kv_cache == "auto" else memory.kv_cache
+    kv_cache = memory.kv_cache if isinstance(memory.kv_cache, int) else available
     if is_auto and kv_cache <= 0:
         raise ConfigError(
-            f"memory.kv_cache: nothing is left for {names}: {format_bytes(budget)} ({memory.fraction:.0%} of the memory) "
-            f"- {format_bytes(weights)} of weights - {format_bytes(activations)} of activations; "
+            f"memory.kv_cache: nothing is left for {names}: {format_bytes(budget)} "
+            f"({memory.fraction:.0%} of the memory) - {format_bytes(weights)} of weights - {format_bytes(activations)} of activations; "
             f"raise memory.fraction, lower max_num_batched_tokens or take a larger device"
         )
     if kv_cache > available:
@@ -120,7 +120,8 @@ def size_pool(sizing: Sizing, row: AllocatorConfig, policy: type, default_waterm
     num_blocks = sizing.num_slots // block_size
     if not num_blocks:
         raise ConfigError(
-            f"allocators.{name}.block_size: a block of {block_size} tokens is larger than the pool of {sizing.num_slots} slots"
+            f"allocators.{name}.block_size: a block of {block_size} tokens is larger than the pool "
+            f"of {sizing.num_slots} slots"
         )
     watermark = row.watermark
     if watermark is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from pagesim.sequence import Request
+from pagesim.sequence import BeamModel, Request
 from pagesim.workload import Workload
 
 Measured = Callable[[int], bool]
@@ -16,11 +16,20 @@ class RequestFactory:
     Args:
         workload: the arrays.
         num_sequences: parallel samples or beams of each request.
+        beams: how beams survive; None: the sequences are parallel samples.
         oracle: whether a policy of the run may read the future.
     """
 
-    def __init__(self, workload: Workload, *, num_sequences: int = 1, oracle: bool = False) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        *,
+        num_sequences: int = 1,
+        beams: BeamModel | None = None,
+        oracle: bool = False,
+    ) -> None:
         self.workload = workload
+        self.beams = beams
         self.num_sequences = num_sequences
         self.oracle = oracle
 
@@ -40,6 +49,10 @@ class RequestFactory:
         )
         request.oracle = self.oracle
         request.measured = measured
+        request.beams = self.beams
+        if workload.prefix_groups is not None:
+            request.prefix_group = int(workload.prefix_groups[index])
+            request.prefix_tokens = workload.prefix_tokens
         return request
 
 

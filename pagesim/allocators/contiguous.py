@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Listing
 from typing import Literal, cast
 
-from pagesim.allocators.placement import PLACEMENTS, Placement
-from pagesim.blocks import BlockOps, BlockPool, Copy
+from pagesim.allocators.placement import PLACEMENTS, FirstFit, Placement
+from pagesim.blocks import BlockOps, BlockPool, Copy, SwapIn, SwapOut
 from pagesim.errors import ConfigError
 from pagesim.sequence import Sequence
 
@@ -42,6 +43,7 @@ class Contiguous:
         self.reserve = reserve
         self.oracle = reserve == "oracle"
         self.placement: Placement = PLACEMENTS[placement](pool.num_blocks)
+        self.host_placement: Placement | None = FirstFit(pool.host.num_blocks) if pool.host else None
 
     def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
         """Reserve a run at admission; afterwards grow only a reservation that has been outrun."""
@@ -75,6 +77,47 @@ class Contiguous:
         self._hand_out(child, run, asked)
         stored = self.pool.blocks_for(parent.num_stored)
         return BlockOps([Copy(parent.block_table[0], run.start, stored)])
+
+    def swap_out(self, sequences: Listing[Sequence]) -> BlockOps | None:
+        """Move the stored part of each run to the host, each in one transfer."""
+        host, ops = self.pool.host, BlockOps()
+        if host is None or self.host_placement is None:
+            return None
+        homes: list[range] = []
+        for sequence in sequences:
+            home = self.host_placement.place(max(self.pool.blocks_for(sequence.num_stored), 1))
+            if home is None:
+                for earlier in homes:
+                    self.host_placement.release(earlier)
+                return None
+            homes.append(home)
+        for sequence, home in zip(sequences, homes, strict=True):
+            host.take_at(home)
+            ops.append(SwapOut(sequence.block_table[0], home.start, len(home)))
+            self.free(sequence)
+            sequence.host_table = cast("list[int]", home)
+        return ops
+
+    def swap_in(self, sequences: Listing[Sequence]) -> BlockOps | None:
+        """Reserve a run anew for each sequence and bring its stored part back."""
+        host, ops = self.pool.host, BlockOps()
+        if host is None or self.host_placement is None:
+            return None
+        for index, sequence in enumerate(sequences):
+            asked = self._reservation(sequence, sequence.num_stored)
+            run = self._take(asked)
+            if run is None:
+                for earlier in sequences[:index]:
+                    self.free(earlier)
+                return None
+            self._hand_out(sequence, run, asked)
+            ops.append(SwapIn(sequence.host_table[0], run.start, len(sequence.host_table)))
+        for sequence in sequences:
+            home = cast(range, sequence.host_table)
+            host.give(home)
+            self.host_placement.release(home)
+            sequence.host_table = []
+        return ops
 
     def largest_free_run(self) -> int:
         """Return the longest run that could be taken, in blocks."""

@@ -21,7 +21,7 @@ from functools import partial
 from typing import ClassVar, Literal
 
 from pagesim.account import Account, Held
-from pagesim.allocators.base import Allocator, Bulk, Forks, Swaps
+from pagesim.allocators.base import Allocator, Bulk, Forks, Prefixes, Swaps
 from pagesim.backend import Chunk, Step
 from pagesim.blocks import BlockOps, Copy
 from pagesim.errors import InvariantError
@@ -29,7 +29,7 @@ from pagesim.journal import Journal
 from pagesim.schedulers.decoding import Decoding
 from pagesim.schedulers.never import Never
 from pagesim.schedulers.victims import Victim
-from pagesim.sequence import Request, Sequence, SequenceStatus
+from pagesim.sequence import Branch, Request, Sequence, SequenceStatus
 
 Reason = Literal["load", "memory", "sequences", "tokens"]
 
@@ -86,6 +86,7 @@ class Scheduler(ABC):
         self.prefilling: dict[Sequence, None] = {}
         self.decoding = Decoding(self.pool.block_size, bulk=getattr(allocator, "bulk", False))
         self.num_seats = 0
+        self.num_beamed = 0  # running requests that search by beams
         self.held: Reason = "load"  # why the last schedule() admitted no more
         self.refused_by_allocator = False  # and whether it was the allocator or the watermark that said no
         self._never = Never(twin)
@@ -127,6 +128,8 @@ class Scheduler(ABC):
                 self.decoding.leave(sequence)
                 sequence.last_token_at = now
                 self._end(sequence, now)
+        if self.num_beamed:
+            self._select_beams()
 
     @property
     def has_work(self) -> bool:
@@ -172,7 +175,7 @@ class Scheduler(ABC):
             if ops is None:
                 self.hold("memory")
                 break
-            self.journal.swapped_in_blocks += len(ops)
+            self.journal.swapped_in_blocks += sum(op.num_blocks for op in ops)
             self._perform(step, ops)
             del self.swapped[0]
             self._enter_running(request)
@@ -199,7 +202,8 @@ class Scheduler(ABC):
                 self.hold("sequences")
                 break
             sequences = request.sequences[:1] if not request.forked else request.live_sequences
-            need = sum(map(self._target, sequences))
+            matched = self._match(sequences)
+            need = sum(map(self._target, sequences)) - sum(matched)
             if budget < 1 or (need > budget and not self.chunks_prompts):
                 self.hold("tokens")
                 break
@@ -215,11 +219,17 @@ class Scheduler(ABC):
             self._perform(step, ops)
             self._enter_running(request)
             self.num_seats += request.num_live
-            for sequence in sequences:
+            for sequence, num_matched in zip(sequences, matched, strict=True):
                 self.prefilling[sequence] = None
+                sequence.num_stored = num_matched
+                self.journal.matched_tokens += num_matched
                 if budget > 0:
-                    budget -= self._add_chunk(step, sequence, min(self._target(sequence), budget))
+                    budget -= self._add_chunk(step, sequence, min(self._target(sequence) - num_matched, budget))
         return budget
+
+    def has_something_to_do(self, step: Step) -> bool:
+        """Whether ``step`` will not be empty, whatever is admitted."""
+        return bool(step.ops or step.prefills or self.decoding.sequences)
 
     def hold(self, reason: Reason, *, by_allocator: bool = False) -> None:
         """Note why nothing more is admitted."""
@@ -258,6 +268,8 @@ class Scheduler(ABC):
                 due = due[:1]
         if not request.forked and request.sequences[0].num_stored >= request.prompt_tokens:
             due = self._fork(request, step, may_preempt=may_preempt)
+        elif request.survivors:
+            due = self._continue_beams(request, step, may_preempt=may_preempt)
         for sequence in due:
             need = 1 if sequence.is_decoding else self._target(sequence) - sequence.num_stored
             ops = self._obtain(request, partial(self._allocate, sequence, need), step, may_preempt)
@@ -289,6 +301,46 @@ class Scheduler(ABC):
         request.forked = True
         return request.live_sequences
 
+    def _continue_beams(self, request: Request, step: Step, *, may_preempt: bool) -> list[Sequence]:
+        """Replace beams that have died: first fork what continues, then free what does not."""
+        while request.survivors:
+            replaced, continued = request.survivors[0]
+            parent, dead = request.sequences[continued], request.sequences[replaced]
+            child = _continuation(parent, dead)
+            request.sequences.append(child)  # while both exist, all of them hold memory
+            ops = self._obtain(request, partial(self._perform_fork, parent, child), step, may_preempt)
+            request.sequences.remove(child)
+            if ops is None:
+                if request.status is SequenceStatus.RUNNING:
+                    self.ready[request] = None
+                return []
+            self._perform(step, ops)
+            request.survivors.pop(0)
+            self._replace_beam(request, replaced, child)
+        return request.live_sequences
+
+    def _replace_beam(self, request: Request, index: int, child: Sequence) -> None:
+        """Put ``child`` in the place of a beam, which is freed."""
+        dead = request.sequences[index]
+        if dead.is_decoding:
+            self.decoding.leave(dead)
+        child.last_token_at = dead.last_token_at
+        request.sequences.append(child)
+        before = self.account.held(request)
+        self.prefilling.pop(dead, None)
+        if dead.block_table:
+            self.allocator.free(dead)
+        request.sequences.remove(child)
+        request.sequences[index] = child
+        self.account.change(before, self.account.held(request))
+
+    def _settle_beams(self, request: Request) -> None:
+        """Replace beams in name, before the request's memory is taken away."""
+        for replaced, continued in request.survivors:
+            child = _continuation(request.sequences[continued], request.sequences[replaced])
+            self._replace_beam(request, replaced, child)
+        request.survivors.clear()
+
     def _obtain(
         self, request: Request, call: Callable[[], BlockOps | None], step: Step, may_preempt: bool
     ) -> BlockOps | None:
@@ -314,20 +366,21 @@ class Scheduler(ABC):
         """Take a request's memory away; it comes back whole."""
         self._leave_running(request)
         self._preempted[request] = None
-        if self._swaps_out(request):
+        if self._swaps_out(request) and self._forked_for_swap(request, step):
             sequences = request.live_sequences
             before = self.account.held(request)
             ops = self._swaps.swap_out(sequences)
             if ops is not None:
                 self.account.change(before, self.account.held(request))
                 self.journal.preemptions_swap += 1
-                self.journal.swapped_out_blocks += len(ops)
+                self.journal.swapped_out_blocks += sum(op.num_blocks for op in ops)
                 request.num_preemptions_swap += 1
                 self._perform(step, ops)
                 request.status = SequenceStatus.SWAPPED
                 self.swapped.append(request)
                 self.swapped.sort(key=lambda request: (request.arrival, request.id))
                 return
+        self._settle_beams(request)
         for sequence in request.sequences:
             sequence.num_lost = max(sequence.num_lost, sequence.num_stored)
         self._free(request)
@@ -337,6 +390,7 @@ class Scheduler(ABC):
         self.num_seats -= request.num_live
         self.journal.preemptions_recompute += 1
         request.num_preemptions_recompute += 1
+        request.fits_alone = False  # it needs more now than when it was first admitted
         request.status = SequenceStatus.WAITING
         self.waiting.appendleft(request)
 
@@ -346,6 +400,22 @@ class Scheduler(ABC):
         if self.preemption == "by_sequences" and len(request.sequences) == 1:
             return False
         return any(sequence.num_stored for sequence in request.sequences)
+
+    def _forked_for_swap(self, request: Request, step: Step) -> bool:
+        """Perform the beam replacements that are due, so that what is swapped out is what goes on."""
+        while request.survivors:
+            replaced, continued = request.survivors[0]
+            parent, dead = request.sequences[continued], request.sequences[replaced]
+            child = _continuation(parent, dead)
+            request.sequences.append(child)
+            ops = self._perform_fork(parent, child)
+            request.sequences.remove(child)
+            if ops is None:
+                return False
+            self._perform(step, ops)
+            request.survivors.pop(0)
+            self._replace_beam(request, replaced, child)
+        return True
 
     @property
     def _swaps(self) -> Swaps:
@@ -362,6 +432,8 @@ class Scheduler(ABC):
         ops = self.allocator.fork(parent, child)
         if ops is not None:
             child.num_stored = parent.num_stored
+            if child.branch is None:
+                child.branch = Branch(parent.branch, parent.num_stored, child.index)
             self.account.change(before, self.account.held(request))
         return ops
 
@@ -382,6 +454,12 @@ class Scheduler(ABC):
             if prompts > 1 and need > limits.max_num_batched_tokens:
                 return f"needs steps of up to {need} tokens of max_num_batched_tokens {limits.max_num_batched_tokens}"
         return None
+
+    def _match(self, sequences: list[Sequence]) -> list[int]:
+        """Return how many tokens of each sequence are there already, in blocks that it can share."""
+        if not isinstance(self.allocator, Prefixes) or sequences[0].request.prefix_group is None:
+            return [0] * len(sequences)
+        return [self.allocator.match(sequence) for sequence in sequences]
 
     def _first_allocation(self, request: Request, sequences: list[Sequence]) -> BlockOps | None:
         """Ask for whole prompts, above the watermark."""
@@ -436,9 +514,11 @@ class Scheduler(ABC):
         if request.admitted_at is None:
             request.admitted_at = self.now
         self.running[request] = None
+        self.num_beamed += request.beams is not None
 
     def _leave_running(self, request: Request) -> None:
         del self.running[request]
+        self.num_beamed -= request.beams is not None
         self.ready.pop(request, None)
         for sequence in request.sequences:
             if sequence.is_decoding:
@@ -493,6 +573,14 @@ class Scheduler(ABC):
         if sequence.num_stored < self._target(sequence):
             return
         del self.prefilling[sequence]
+        if request.forked and request.beams is not None:
+            # Beams go on in step: those that are computed again wait for the last of them.
+            if any(each in self.prefilling for each in request.sequences):
+                return
+            self.ready[request] = None
+            for each in list(request.sequences):
+                self._generate(each, now)
+            return
         self.ready[request] = None
         if request.forked:
             self._generate(sequence, now)
@@ -500,6 +588,18 @@ class Scheduler(ABC):
         for each in request.sequences:
             if each.num_generated == 0:
                 self._generate(each, now)
+
+    def _select_beams(self) -> None:
+        """Let the model say which beams go on; the next step performs it."""
+        for request in self.running:
+            num_generated = request.sequences[0].num_generated
+            if request.beams is None or num_generated <= request.num_selected:
+                continue
+            request.num_selected = num_generated
+            survivor = request.beams.survive(request.id, num_generated, len(request.sequences))
+            if survivor is not None and survivor[0] != survivor[1]:
+                request.survivors.append(survivor)
+                self.ready[request] = None
 
     def _generate(self, sequence: Sequence, now: int) -> None:
         """Count the token that a finished prefill gives."""
@@ -549,6 +649,16 @@ class Scheduler(ABC):
         request.reason = reason
         self.journal.refused += 1
         self.journal.ended(request)
+
+
+def _continuation(parent: Sequence, dead: Sequence) -> Sequence:
+    """Return a new sequence that goes on from ``parent`` in the place of ``dead``."""
+    child = Sequence(parent.request, dead.index)
+    child.num_output, child.estimate = dead.num_output, dead.estimate
+    child.num_generated = parent.num_generated
+    child.last_token_at = parent.last_token_at
+    child.branch = Branch(parent.branch, parent.num_stored, dead.index)
+    return child
 
 
 def _admission_order(sequence: Sequence) -> tuple[int, int]:

@@ -14,7 +14,7 @@ class Mixed(Scheduler):
         preempted = self.grow(step)
         budget = self.limits.max_num_batched_tokens - len(self.decoding)
         budget = self.continue_prompts(step, budget)
-        if preempted:
+        if preempted and self.has_something_to_do(step):
             self.hold("memory")
         else:
             budget = self.resume(step, budget)

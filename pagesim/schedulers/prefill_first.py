@@ -18,8 +18,11 @@ class PrefillFirst(Scheduler):
             if step.prefills:
                 self.complete(step, decode=False)
                 return
-        if self.grow(step):
+        preempted = self.grow(step)
+        if preempted and self.has_something_to_do(step):
             self.hold("memory")
         elif self.swapped:
             self.resume(step, self.limits.max_num_batched_tokens - len(self.decoding))
+        if not self.has_something_to_do(step):  # everybody had to go
+            self.admit(step, self.limits.max_num_batched_tokens)
         self.complete(step)

@@ -25,31 +25,40 @@ class Static(Scheduler):
 
     def plan(self, step: Step) -> None:
         """Admit a batch if there is none; otherwise decode it."""
+        if self.running:
+            self._run_batch(step)
+        if not (self.running or self.has_something_to_do(step)):
+            self._end_batch()
+            self._admit_batch(step)
+        self.complete(step)
+
+    def commit(self, step: Step, now: int) -> None:
+        """Count the tokens; at the end of the batch give all memory back."""
+        super().commit(step, now)
         if not self.running:
-            self.admit(step, self.limits.max_num_batched_tokens)
-            self._batch_reason = self.held
-            longest = max((chunk.num_tokens for chunk in step.prefills), default=0)
-            step.padding_tokens = sum(longest - chunk.num_tokens for chunk in step.prefills)
-            self.complete(step)
-            return
+            self._end_batch()
+
+    def _run_batch(self, step: Step) -> None:
         preempted = self.grow(step)
         self.continue_prompts(step, self.limits.max_num_batched_tokens - len(self.decoding))
         self.hold("load")
         if self.waiting:
             self.hold("memory" if preempted else "sequences" if self._batch_reason == "load" else self._batch_reason)
         step.padding_tokens = len(self._retired)
-        self.complete(step)
 
-    def commit(self, step: Step, now: int) -> None:
-        """Count the tokens; at the end of the batch give all memory back."""
-        super().commit(step, now)
-        if not self.running and self._retired:
-            for sequence in self._retired:
-                before = self.account.held(sequence.request)
-                sequence.retired = False
-                self.allocator.free(sequence)
-                self.account.change(before, self.account.held(sequence.request))
-            self._retired.clear()
+    def _admit_batch(self, step: Step) -> None:
+        self.admit(step, self.limits.max_num_batched_tokens)
+        self._batch_reason = self.held
+        longest = max((chunk.num_tokens for chunk in step.prefills), default=0)
+        step.padding_tokens = sum(longest - chunk.num_tokens for chunk in step.prefills)
+
+    def _end_batch(self) -> None:
+        for sequence in self._retired:
+            before = self.account.held(sequence.request)
+            sequence.retired = False
+            self.allocator.free(sequence)
+            self.account.change(before, self.account.held(sequence.request))
+        self._retired.clear()
 
     def _release(self, sequence: Sequence, before: Held) -> None:
         sequence.retired = True
