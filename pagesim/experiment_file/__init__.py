@@ -11,15 +11,16 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
+from pathlib import PurePath
 from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
 
 from pagesim.config import ExperimentConfig
-from pagesim.config_types import Path, show
+from pagesim.config_types import Path, brief, show
 from pagesim.errors import ConfigError, TraceError
-from pagesim.experiment_file.document import Document, Dumper, Mark, parse, parse_value
+from pagesim.experiment_file.document import MAX_DEPTH, Document, Dumper, Mark, parse, parse_value
 from pagesim.experiment_file.messages import explain, is_written
 from pagesim.experiment_file.paths import assign, expand
 from pagesim.experiment_file.sweep import combinations, sweep_problems
@@ -264,13 +265,24 @@ def _placed(document: Document, path: Path, message: str) -> str:
     return document.place(path).say(f"{show(path)}: {message}" if path else message)
 
 
-def _plain(value: Any) -> Any:
-    """Copy data, with keys as text and tuples as lists, as YAML would give it."""
+def _plain(value: Any, path: Path = ()) -> Any:
+    """Copy data, with keys as text and tuples as lists, as YAML would give it.
+
+    Raises ConfigError for a value that YAML has no form for.
+    """
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(f"{show(path[:3])}: is nested too deeply")
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _plain(inner, (*path, str(key))) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value
+        return [_plain(inner, (*path, index)) for index, inner in enumerate(value)]
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "item") and not hasattr(value, "__len__"):  # a scalar of NumPy
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError(f"{show(path)}: must be text, a number, true or false, a list or a mapping, is {brief(value)}")
 
 
 def _without_empty(part: Any, data: Any) -> Any:

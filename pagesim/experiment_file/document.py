@@ -19,6 +19,9 @@ from pagesim.errors import ConfigError
 MAX_VALUES: Final = 100_000
 """More values than any experiment has: aliases of aliases must not fill the memory."""
 
+MAX_DEPTH: Final = 50
+"""Levels of nesting; copying and writing recurse."""
+
 _TAG: Final = "tag:yaml.org,2002:"
 
 
@@ -208,6 +211,8 @@ class _Reader:
             return None
         if isinstance(node, ScalarNode):
             return self._scalar(node)
+        if len(path) > MAX_DEPTH:
+            raise ConfigError(f"{self.origin}: is nested too deeply")
         self._open.append(node)
         try:
             if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":

@@ -54,7 +54,8 @@ def _step(data: dict[str, Any], path: Path, part: str, parts: list[str], *, is_l
     for name in path:
         here = here.get(name) if isinstance(here, dict) else None
     if path == ("allocators",):
-        rows = list(here) if isinstance(here, dict) else []
+        _refuse_scalar(here, path, part)
+        rows = list(here or {})
         if part == "*":
             return rows
         if part not in rows and not is_last:
@@ -69,9 +70,13 @@ def _step(data: dict[str, Any], path: Path, part: str, parts: list[str], *, is_l
         hint = nearest(part, known) or _elsewhere(".".join(parts[len(path) :]), data)
         where = f"{show(path)} has no key" if path else "there is no key"
         raise ConfigError(f"{where} {part!r}{hint}; allowed: {', '.join(known)}")
+    _refuse_scalar(here, path, part)
+    return [part]
+
+
+def _refuse_scalar(here: Any, path: Path, part: str) -> None:
     if here is not None and not isinstance(here, dict):
         raise ConfigError(f"{show(path)} is {brief(here)}, not a mapping, so it has no key {part!r}")
-    return [part]
 
 
 def _elsewhere(name: str, data: dict[str, Any]) -> str:

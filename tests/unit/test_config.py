@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -434,6 +435,45 @@ def test_the_resolved_experiment_is_the_same_experiment(
     assert dump(again) == text
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    at=st.integers(0, len(TEXT)),
+    removed=st.integers(0, 12),
+    inserted=st.text(st.sampled_from(" \n\t:{}[],&*!#|>-?'\"%@`~=<.01eExaé\u2028\x85\\"), max_size=4),
+)
+def test_whatever_is_in_a_file_only_a_config_error_comes_of_it(
+    tmp_path_factory: pytest.TempPathFactory, at: int, removed: int, inserted: str
+) -> None:
+    path = write(tmp_path_factory.mktemp("any"), TEXT[:at] + inserted + TEXT[at + removed :])
+    message = ""
+    try:
+        file = load(path)
+    except ConfigError as error:
+        message = str(error)
+    if message:
+        assert message.startswith(f"{path}:")
+    else:
+        assert from_dict(file.document.data).config == file.config
+
+
+@pytest.mark.parametrize("value", [b"bytes", object(), {1, 2}])
+def test_data_that_yaml_has_no_form_for(value: object) -> None:
+    expected = "allocators.paged.extra[1]: must be text, a number, true or false, a list or a mapping, is "
+    assert problems(base(allocators__paged__extra=[1, value]))[0].startswith(expected)
+
+
+def test_data_of_other_kinds_is_taken_as_yaml_would_give_it() -> None:
+    extra = {"path": Path("a/b"), "number": np.int64(3), 5: (1, np.float64(0.5))}
+    options = from_dict(base(allocators__paged__extra=extra)).config.allocators["paged"].options
+    assert options == {"extra": {"path": "a/b", "number": 3, "5": [1, 0.5]}}
+
+
+def test_data_that_holds_itself() -> None:
+    loop: dict[str, Any] = {}
+    loop["again"] = loop
+    assert problems(base(model=loop)) == ["model.again.again: is nested too deeply"]
+
+
 def test_the_schema_describes_every_key() -> None:
     document = schema()
     assert document["$schema"] == "https://json-schema.org/draft/2020-12/schema"
@@ -453,4 +493,4 @@ def test_the_schema_describes_every_key() -> None:
 def test_an_experiment_is_frozen() -> None:
     config = ExperimentConfig.model_validate(BASE)
     with pytest.raises(ValueError, match="frozen"):
-        config.name = "other" 
+        config.name = "other"
