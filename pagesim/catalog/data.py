@@ -34,7 +34,9 @@ def entry(file: str, kind: str, name: str) -> Mapping[str, Any]:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return a sentence about a name that is not among the known ones."""
     known = list(known)
-    return f"unknown {kind} {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+    longer = [repr(other) for other in known if name and other.startswith(name.lower())]
+    hint = f"; did you mean {' or '.join(longer)}?" if 1 <= len(longer) <= 3 else nearest(name, known)
+    return f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}"
 
 
 def check_keys(what: str, given: Collection[str], required: Iterable[str], optional: Iterable[str]) -> None:

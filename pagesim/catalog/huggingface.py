@@ -70,10 +70,10 @@ def sizes(config: Mapping[str, Any], what: str) -> tuple[dict[str, Any], Family]
     missing = [key for field, key in keys.items() if field not in found and field not in _MAY_BE_ABSENT]
     if missing:
         raise ConfigError(f"{what}: {', '.join(missing)} missing, which a config.json of {model_type} has")
-    return found, _variant(FAMILIES[model_type], model_type, config)
+    return found, _variant(FAMILIES[model_type], model_type, config, what)
 
 
-def _variant(family: Family, model_type: str, config: Mapping[str, Any]) -> Family:
+def _variant(family: Family, model_type: str, config: Mapping[str, Any], what: str) -> Family:
     """Return the architecture with what its configuration may change."""
     changes: dict[str, Any] = {"is_tied": bool(config.get("tie_word_embeddings", family.is_tied))}
     if model_type == "llama":
@@ -82,6 +82,7 @@ def _variant(family: Family, model_type: str, config: Mapping[str, Any]) -> Fami
         changes["has_ffn_bias"] = bool(config.get("mlp_bias", False))
     if model_type == "opt":
         # the 350M model, whose embeddings are narrower, normalises after each part and not at the end
-        changes["embedding_size"] = config.get("word_embed_proj_dim")
+        width = config.get("word_embed_proj_dim")
+        changes["embedding_size"] = None if width is None else data.whole(what, "word_embed_proj_dim", width)
         changes["has_final_norm"] = bool(config.get("do_layer_norm_before", True))
     return dataclasses.replace(family, **changes)

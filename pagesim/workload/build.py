@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pagesim import plugins
+from pagesim import plugin_modules, plugins
 from pagesim.config import DistributionConfig, LengthsConfig, Part, WorkloadConfig
-from pagesim.errors import ConfigError, PluginError, TraceError
+from pagesim.errors import ConfigError, PagesimError, PluginError, TraceError
 from pagesim.workload.arrivals import ClosedProcess, OpenProcess
 from pagesim.workload.data import ClosedLoop, Workload
 from pagesim.workload.datasets import Independent, PairedLengths, dataset
@@ -83,7 +84,7 @@ class _Checked:
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return (count,) lengths. Raises PluginError where they are none."""
-        found = _integers(self._name, self._lengths.sample(count, rng), count)
+        found = _integers(f"{self._name}.sample", _ask(self._lengths.sample, count, rng), count)
         if count and (found.min() < 1 or found.max() > MAX_TOKENS):
             raise PluginError(
                 f"{self._name}.sample: lengths must be from 1 to {MAX_TOKENS}, are from {found.min()} to {found.max()}"
@@ -105,22 +106,40 @@ def _arrivals(
         options["recorded"] = trace.arrivals
     process = plugins.build(cls, **options)
     if isinstance(process, ClosedProcess):
-        return None, process.clients(count, stream(seed, "think"))
+        return None, _clients(cls.__name__, _ask(process.clients, count, stream(seed, "think")), count)
     if not isinstance(process, OpenProcess):
         raise PluginError(f"arrivals {name!r}: {cls.__name__} has neither sample nor clients(count, rng)")
-    ticks = _integers(cls.__name__, process.sample(count, stream(seed, "arrivals")), count)
+    ticks = _integers(f"{cls.__name__}.sample", _ask(process.sample, count, stream(seed, "arrivals")), count)
     if count and (ticks[0] < 0 or (np.diff(ticks) < 0).any()):
         raise PluginError(f"{cls.__name__}.sample: arrivals must be ticks from 0 that do not decrease")
     return ticks, None
+
+
+def _clients(name: str, found: Any, count: int) -> ClosedLoop:
+    if not isinstance(found, ClosedLoop) or found.num_clients < 1:
+        raise PluginError(f"{name}.clients: must return a pagesim.workload.ClosedLoop with one client or more")
+    think_times = _integers(f"{name}.clients: think_times", found.think_times, count)
+    if count and think_times.min() < 0:
+        raise PluginError(f"{name}.clients: think_times must be ticks from 0")
+    return ClosedLoop(found.num_clients, think_times)
+
+
+def _ask(method: Callable[..., Any], count: int, rng: np.random.Generator) -> Any:
+    """Return what a policy answers. Raises PluginError with its place if it raises."""
+    try:
+        return method(count, rng)
+    except PagesimError:
+        raise
+    except Exception as error:
+        name = getattr(method, "__qualname__", str(method))
+        raise PluginError(f"{name} raises: {plugin_modules.describe(error)}") from error
 
 
 def _integers(name: str, values: Any, count: int) -> NDArray[np.int64]:
     """Return an array of int64 that is not the class's own. Raises PluginError for anything else."""
     array: NDArray[Any] = np.array(values)
     if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
-        raise PluginError(
-            f"{name}.sample: must return {count} whole numbers, returned {array.dtype} of shape {array.shape}"
-        )
+        raise PluginError(f"{name}: must be {count} whole numbers, is {array.dtype} of shape {array.shape}")
     integers: NDArray[np.int64] = array.astype(np.int64, copy=False)
     return integers
 

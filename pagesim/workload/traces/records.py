@@ -105,4 +105,6 @@ def _json_problem(error: Exception, line: str, layout: Format, path: Path, *, is
                 f"{path}:1: is no JSON, which format {layout.name} is made of{guess(header, is_json=False)}"
             )
         return RowError(f"column {error.colno}", f"is no JSON: {error.msg}")
+    if isinstance(error, ValueError | RecursionError):
+        return RowError("column 1", f"is no JSON: {brief(str(error))}")
     return RowError("column 1", f"must be a JSON object with {layout.time}, {layout.prompt} and {layout.output}")
