@@ -1,0 +1,1 @@
+"""A second simulator, written from the rules alone: slow, naive, and without anything of ``pagesim``."""
