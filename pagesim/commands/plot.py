@@ -14,19 +14,20 @@ from pagesim.commands.options import Debug
 class Figure(enum.StrEnum):
     """The figures that can be asked for."""
 
+    MEMORY = "memory"
+    THROUGHPUT = "throughput"
+    BLOCKS = "blocks"
     UTILIZATION = "utilization"
     FRAGMENTATION = "fragmentation"
-    THROUGHPUT = "throughput"
-    LATENCY = "latency"
     BATCH = "batch"
-    BLOCKS = "blocks"
+    LATENCY = "latency"
 
 
 def plot(
     results: Annotated[
         str, typer.Argument(metavar="RESULTS", help="A results folder, or an experiment's name.", show_default=False)
     ],
-    kind: Annotated[Figure, typer.Option("--kind", help="Which figure.")] = Figure.FRAGMENTATION,
+    kind: Annotated[Figure, typer.Option("--kind", help="Which figure.")] = Figure.MEMORY,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Where to write it: .svg, .png or .pdf.", show_default=False),

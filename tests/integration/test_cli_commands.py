@@ -9,9 +9,11 @@ import pytest
 
 from pagesim import experiment_file
 from pagesim.cli import main
+from pagesim.commands.plot import Figure
 from pagesim.errors import BackendError
 from pagesim.experiment_file import load
 from pagesim.experiment_file.names import check_names
+from pagesim.report import figures
 
 KINDS = ["allocators", "schedulers", "victims", "backends", "arrivals", "lengths", "models", "devices", "traces"]
 
@@ -47,6 +49,39 @@ def test_the_starter_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert (folder / "summary.csv").read_text().count("\n") == 9
     assert "\x1b" not in shown.out + shown.err
     assert [line.split(" ")[0] for line in shown.err.splitlines()] == [f"[{number}/8]" for number in range(1, 9)]
+    assert main(["compare", "experiment"]) == 0
+    table = capsys.readouterr().out
+    assert shown.out.startswith(table), "run prints the same table, then the folder"
+    assert main(["compare", "experiment", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["baseline"] == "max"
+    assert main(["compare", "experiment", "--fail-if", "paged.utilization < 2"]) == 1
+    assert capsys.readouterr().err.startswith("paged.utilization < 2: paged.utilization is 0.")
+    assert main(["compare", "experiment", "--fail-if", "paged.utilization > 2"]) == 0
+    assert main(["plot", "experiment", "--kind", "utilization", "--out", "u.svg"]) == 0
+    assert Path("u.svg").read_text().count("<svg") == 1
+
+
+def test_a_run_that_fails_is_told_and_the_others_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    broken = Path("experiment_allocator.py")
+    source = broken.read_text()
+    assert source.count("table = sequence.block_table") == 1
+    broken.write_text(source.replace("table = sequence.block_table", "table = sequence.block_tabel"))
+    capsys.readouterr()
+    arguments = ["run", "experiment.yaml", "--set", "workload.num_requests=20", "--set", "seeds=[0]", "--no-report"]
+    assert main([*arguments, "--quiet", "--out", "here"]) == 1
+    shown = capsys.readouterr()
+    assert "mine-seed0 failed: AttributeError: 'Sequence' object has no attribute 'block_tabel'" in shown.err
+    assert "Traceback" not in shown.err
+    assert Path("here/summary.csv").read_text().count("\n") == 4
+    assert shown.out.splitlines()[-1] == "here"
+
+
+def test_plot_offers_the_figures_that_there_are() -> None:
+    assert [kind.value for kind in Figure] == list(figures.KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

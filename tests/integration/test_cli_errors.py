@@ -311,6 +311,9 @@ def test_results_that_cannot_be_written(out: str, folder: Path, capsys: pytest.C
         (["list", "colours"], "pagesim list: Invalid value for "),
         (["validate"], "pagesim validate: name an experiment file, or ask for --schema"),
         (["init", "a/../b c"], "'a/../b c' is no name for an experiment"),
+        (["compare", "nothing"], "there are no results 'nothing'"),
+        (["compare"], "pagesim compare: Missing argument 'RESULTS...'"),
+        (["plot", "nothing"], "there are no results 'nothing'"),
         (["plot", "nothing", "--kind", "pie"], "pagesim plot: Invalid value for '--kind': 'pie' is not one of"),
     ],
 )
