@@ -1,0 +1,91 @@
+"""The figures by name: for notebooks, for ``pagesim plot`` and for the folder of plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pagesim.errors import ConfigError
+from pagesim.plugins import nearest
+from pagesim.report.over_sweep import block_size_key, blocks, latency, throughput
+from pagesim.report.over_time import batch, fragmentation, memory, utilization
+from pagesim.report.rows import Rows
+from pagesim.report.style import save
+from pagesim.results import Results
+from pagesim.results.layout import PLOTS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "KINDS",
+    "batch",
+    "blocks",
+    "draw",
+    "fragmentation",
+    "latency",
+    "memory",
+    "plot",
+    "sensible",
+    "throughput",
+    "utilization",
+    "write_all",
+]
+
+KINDS: Final[dict[str, Callable[[Results], Figure]]] = {
+    "memory": memory,
+    "throughput": throughput,
+    "blocks": blocks,
+    "utilization": utilization,
+    "fragmentation": fragmentation,
+    "batch": batch,
+    "latency": latency,
+}
+"""Every kind of figure, in the order in which a report shows them."""
+
+
+def draw(results: Results, kind: str) -> Figure:
+    """Return a figure by its name. Raises ConfigError if there is no such kind, or nothing to draw."""
+    if kind not in KINDS:
+        raise ConfigError(f"there is no figure {kind!r}{nearest(kind, KINDS)}; kinds: {', '.join(KINDS)}")
+    if not len(results.summary):
+        raise ConfigError(f"no run of {results.name} is done: there is nothing to draw")
+    return KINDS[kind](results)
+
+
+def plot(results: Results | Path | str, kind: str, out: Path | None = None) -> Path:
+    """Write one figure and return its path.
+
+    Args:
+        results: a results folder, or an experiment's name.
+        kind: one of ``KINDS``.
+        out: an .svg, .png or .pdf file; by default ``plots/<kind>.svg`` in the results folder.
+
+    Raises ConfigError if there is no such kind or nothing to draw, or if the file cannot be written.
+    """
+    if not isinstance(results, Results):
+        results = Results.load(results)
+    return save(draw(results, kind), out if out is not None else results.folder / PLOTS / f"{kind}.svg")
+
+
+def sensible(results: Results) -> list[str]:
+    """Return the kinds that have something to show for these results."""
+    if not len(results.summary):
+        return []
+    return [kind for kind in KINDS if kind != "blocks" or block_size_key(Rows.of(results)) is not None]
+
+
+def write_all(results: Results, folder: Path | None = None) -> list[Path]:
+    """Write every sensible figure as SVG and PNG, and return the paths.
+
+    Args:
+        results: a results folder.
+        folder: where to; by default ``plots`` in it.
+    """
+    folder = folder if folder is not None else results.folder / PLOTS
+    paths = []
+    for kind in sensible(results):
+        figure = draw(results, kind)
+        paths += [save(figure, folder / f"{kind}.{ending}") for ending in ("svg", "png")]
+    return paths
