@@ -14,16 +14,16 @@ from pathlib import Path as FilePath
 from pathlib import PurePath
 from typing import Any, Final
 
-import yaml
 from pydantic import ValidationError
 
 from pagesim.config import ExperimentConfig
 from pagesim.config_types import Path, brief, show
 from pagesim.errors import ConfigError, TraceError
-from pagesim.experiment_file.document import MAX_DEPTH, Document, Dumper, Mark, parse, parse_value
+from pagesim.experiment_file.document import MAX_DEPTH, Document, Mark, parse, parse_value
 from pagesim.experiment_file.messages import explain, is_written
 from pagesim.experiment_file.paths import assign, expand
 from pagesim.experiment_file.sweep import combinations, sweep_problems
+from pagesim.experiment_file.writing import dump, schema
 from pagesim.suggestions import nearest
 
 __all__ = ["ExperimentFile", "at_point", "dump", "from_dict", "load", "points", "schema"]
@@ -115,22 +115,6 @@ def file_at(file: ExperimentFile, point: Mapping[str, Any]) -> ExperimentFile:
         where = f" (at the sweep point {_point_text(point)})" if point else ""
         raise ConfigError("\n".join(explain(error, document, where))) from None
     return ExperimentFile(config, file.base_dir, file.source, document)
-
-
-def dump(config: ExperimentConfig) -> str:
-    """Return the resolved experiment as YAML, every default written out; loading it gives an equal config."""
-    data = _without_empty(config, config.model_dump(mode="json", warnings="error"))
-    # PyYAML writes a mapping of scalars on one line with default_flow_style=None
-    return yaml.dump(data, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of the experiment file, so that an editor completes and checks it."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **ExperimentConfig.model_json_schema(),
-        "title": "pagesim experiment",
-    }
 
 
 def _read(path: FilePath) -> str:
@@ -283,17 +267,3 @@ def _plain(value: Any, path: Path = ()) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(f"{show(path)}: must be text, a number, true or false, a list or a mapping, is {brief(value)}")
-
-
-def _without_empty(part: Any, data: Any) -> Any:
-    """Leave out the keys of a part that are empty by default and empty here."""
-    fields = getattr(type(part), "model_fields", None)
-    if fields is not None:
-        return {
-            key: _without_empty(getattr(part, key), value) if key in fields else value
-            for key, value in data.items()
-            if value is not None or key not in fields or fields[key].default is not None
-        }
-    if isinstance(part, dict):
-        return {key: _without_empty(part[key], value) for key, value in data.items()}
-    return data

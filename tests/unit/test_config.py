@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -359,6 +360,24 @@ def test_the_resolved_experiment_reads_as_people_write_it() -> None:
     assert "kv_cache: 12 GiB" in text
     assert "host_kv_cache: 1000" in text
     assert "slo: {ttft: 2 s, tpot: 123456 ps}" in text
+
+
+def test_files_named_by_the_experiment_are_found_from_elsewhere(tmp_path: Path) -> None:
+    for name in ("mine.py", "deep/other.py", "config.json", "base"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    rows = {"a": {"policy": "mine:A"}, "b": {"policy": "deep/other.py:B"}, "c": {"policy": "absent:C"}}
+    data = base(allocators=rows, model="config.json", sweep={"allocators.a.policy": ["mine.py:A", "paged"]})
+    config = from_dict(data, tmp_path).config
+    moved = from_dict(yaml.safe_load(dump(config, tmp_path)), "/").config
+    assert [row.policy for row in moved.allocators.values()] == [
+        f"{tmp_path}/mine.py:A",
+        f"{tmp_path}/deep/other.py:B",
+        "absent:C",
+    ]
+    assert moved.model == f"{tmp_path}/config.json"
+    assert moved.sweep == {"allocators.a.policy": [f"{tmp_path}/mine.py:A", "paged"]}
+    assert (moved.name, moved.device) == ("base", "a100-40gb")
 
 
 def test_an_option_that_is_null_survives_the_resolved_experiment(tmp_path: Path) -> None:
