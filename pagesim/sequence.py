@@ -153,6 +153,11 @@ class Sequence:
         return self.request.prompt_tokens + self.num_generated
 
     @property
+    def num_prefill(self) -> int:
+        """Tokens that a prefill has to store before it decodes, or before the others fork from it."""
+        return self.num_known if self.request.forked else self.request.prompt_tokens
+
+    @property
     def num_final(self) -> int:
         """Stored tokens at its end: prompt + output - 1, for the last token is never stored."""
         return self.request.prompt_tokens + self.num_output - 1
@@ -244,10 +249,10 @@ class Request:
         "prefix_group",
         "prefix_tokens",
         "prompt_tokens",
-        "survivors",
         "reason",
         "sequences",
         "status",
+        "survivors",
     )
 
     def __init__(
@@ -285,6 +290,10 @@ class Request:
         self.oracle = False
         self.order = 0
         self.sequences = [Sequence(self, index) for index in range(num_sequences)]
+
+    def requeue(self) -> None:
+        """Wait again, after a preemption."""
+        self.status = SequenceStatus.WAITING
 
     def truncate(self, max_model_len: int) -> None:
         """Cut the prompt to leave room for one token, then the outputs, so that all fits ``max_model_len``."""

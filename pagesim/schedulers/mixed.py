@@ -11,12 +11,13 @@ class Mixed(Scheduler):
 
     def plan(self, step: Step) -> None:
         """Walk the queues once."""
-        preempted = self.grow(step)
+        admission = self.admission
+        preempted = self.growth.grow(step)
         budget = self.limits.max_num_batched_tokens - len(self.decoding)
-        budget = self.continue_prompts(step, budget)
+        budget = admission.continue_prompts(step, budget)
         if preempted and self.has_something_to_do(step):
-            self.hold("memory")
+            admission.hold("memory")
         else:
-            budget = self.resume(step, budget)
-            self.admit(step, budget)
+            budget = admission.resume(step, budget)
+            admission.admit(step, budget)
         self.complete(step)

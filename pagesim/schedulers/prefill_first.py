@@ -11,18 +11,18 @@ class PrefillFirst(Scheduler):
 
     def plan(self, step: Step) -> None:
         """Admit if nothing is swapped; otherwise, or if nobody could be admitted, decode."""
-        self.hold("memory" if self.waiting else "load")
+        admission, budget = self.admission, self.limits.max_num_batched_tokens
+        admission.hold("memory" if self.waiting else "load")
         if not self.swapped:
-            budget = self.continue_prompts(step, self.limits.max_num_batched_tokens)
-            self.admit(step, budget)
+            admission.admit(step, admission.continue_prompts(step, budget))
             if step.prefills:
                 self.complete(step, decode=False)
                 return
-        preempted = self.grow(step)
+        preempted = self.growth.grow(step)
         if preempted and self.has_something_to_do(step):
-            self.hold("memory")
+            admission.hold("memory")
         elif self.swapped:
-            self.resume(step, self.limits.max_num_batched_tokens - len(self.decoding))
+            admission.resume(step, budget - len(self.decoding))
         if not self.has_something_to_do(step):  # everybody had to go
-            self.admit(step, self.limits.max_num_batched_tokens)
+            admission.admit(step, budget)
         self.complete(step)

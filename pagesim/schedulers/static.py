@@ -4,10 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from pagesim.account import Held
 from pagesim.backend import Step
 from pagesim.schedulers.base import Reason, Scheduler
+from pagesim.schedulers.memory import Memory
 from pagesim.sequence import Request, Sequence
+
+
+class RetiringMemory(Memory):
+    """Keeps the memory of sequences that have ended until their batch has."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.retired: list[Sequence] = []
+
+    def num_retired(self) -> int:
+        """Return how many requests have ended and hold memory."""
+        return len({sequence.request for sequence in self.retired if not sequence.request.num_live})
+
+    def release(self, sequence: Sequence) -> None:
+        """Keep it, as internal waste."""
+        before = self.account.held(sequence.request)
+        sequence.retired = True
+        self.retired.append(sequence)
+        self.account.change(before, self.account.held(sequence.request))
+
+    def free(self, request: Request) -> None:
+        """Give all memory of a request back, of those sequences too that have ended."""
+        self.retired = [sequence for sequence in self.retired if sequence.request is not request]
+        super().free(request)
+        for sequence in request.sequences:
+            sequence.retired = False
+
+    def free_retired(self) -> None:
+        """Give the memory of the batch back."""
+        for sequence in self.retired:
+            super().release(sequence)
+            sequence.retired = False
+        self.retired.clear()
 
 
 class Static(Scheduler):
@@ -20,15 +53,19 @@ class Static(Scheduler):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._retired: list[Sequence] = []
         self._batch_reason: Reason = "load"
+
+    def make_memory(self) -> RetiringMemory:
+        """Return a memory that outlasts its sequences."""
+        self.memory = RetiringMemory(self.allocator, self.account)
+        return self.memory
 
     def plan(self, step: Step) -> None:
         """Admit a batch if there is none; otherwise decode it."""
         if self.running:
             self._run_batch(step)
         if not (self.running or self.has_something_to_do(step)):
-            self._end_batch()
+            self.memory.free_retired()
             self._admit_batch(step)
         self.complete(step)
 
@@ -36,40 +73,20 @@ class Static(Scheduler):
         """Count the tokens; at the end of the batch give all memory back."""
         super().commit(step, now)
         if not self.running:
-            self._end_batch()
+            self.memory.free_retired()
 
     def _run_batch(self, step: Step) -> None:
-        preempted = self.grow(step)
-        self.continue_prompts(step, self.limits.max_num_batched_tokens - len(self.decoding))
-        self.hold("load")
+        admission = self.admission
+        preempted = self.growth.grow(step)
+        admission.continue_prompts(step, self.limits.max_num_batched_tokens - len(self.decoding))
+        admission.hold("load")
         if self.waiting:
-            self.hold("memory" if preempted else "sequences" if self._batch_reason == "load" else self._batch_reason)
-        step.padding_tokens = len(self._retired)
+            held = "sequences" if self._batch_reason == "load" else self._batch_reason
+            admission.hold("memory" if preempted else held)
+        step.padding_tokens = len(self.memory.retired)
 
     def _admit_batch(self, step: Step) -> None:
-        self.admit(step, self.limits.max_num_batched_tokens)
+        self.admission.admit(step, self.limits.max_num_batched_tokens)
         self._batch_reason = self.held
         longest = max((chunk.num_tokens for chunk in step.prefills), default=0)
         step.padding_tokens = sum(longest - chunk.num_tokens for chunk in step.prefills)
-
-    def _end_batch(self) -> None:
-        for sequence in self._retired:
-            before = self.account.held(sequence.request)
-            sequence.retired = False
-            self.allocator.free(sequence)
-            self.account.change(before, self.account.held(sequence.request))
-        self._retired.clear()
-
-    def _release(self, sequence: Sequence, before: Held) -> None:
-        sequence.retired = True
-        self._retired.append(sequence)
-        self.account.change(before, self.account.held(sequence.request))
-
-    def _free(self, request: Request) -> None:
-        self._retired = [sequence for sequence in self._retired if sequence.request is not request]
-        for sequence in request.sequences:
-            sequence.retired = False
-        super()._free(request)
-
-    def _num_holders(self) -> int:
-        return len(self.running.keys() | {sequence.request for sequence in self._retired})

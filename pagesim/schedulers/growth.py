@@ -1,0 +1,114 @@
+"""Room for the next token of every running sequence, in the order of admission."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pagesim.backend import Step
+from pagesim.blocks import BlockOps
+from pagesim.schedulers import beams
+from pagesim.schedulers.preemption import Preemption
+from pagesim.schedulers.queues import Queues
+from pagesim.sequence import Request, Sequence, SequenceStatus
+
+
+class Growth:
+    """Grows running requests one after the other; who cannot grow preempts later ones, or has to go.
+
+    Args:
+        queues: of the scheduler.
+        preemption: makes room.
+    """
+
+    def __init__(self, queues: Queues, preemption: Preemption) -> None:
+        self.queues = queues
+        self.preemption = preemption
+
+    def grow(self, step: Step) -> bool:
+        """Make room for the next token of every running sequence; return whether a request was preempted."""
+        queues, journal = self.queues, self.queues.journal
+        due = queues.decoding.due()
+        if not due and not queues.ready:
+            return False
+        if not queues.ready and self._grow_all(due):
+            return False
+        work: dict[Request, list[Sequence]] = {request: [] for request in queues.ready}
+        for sequence in due:
+            work.setdefault(sequence.request, []).append(sequence)
+        before = journal.preemptions_recompute + journal.preemptions_swap
+        for request in sorted(work, key=lambda request: request.order):
+            if request.status is SequenceStatus.RUNNING:
+                self._grow_request(request, work[request], step)
+        return before != journal.preemptions_recompute + journal.preemptions_swap
+
+    def resumed(self, request: Request, step: Step) -> None:
+        """Let a request that has just come back go on, as far as there is room; it preempts nobody."""
+        self.queues.ready[request] = None
+        self._grow_request(request, [], step, may_preempt=False)
+
+    def _grow_all(self, sequences: list[Sequence]) -> bool:
+        """Give all of ``sequences`` a block at once, if the allocator can and there is room."""
+        sequences.sort(key=_admission_order)
+        if not self.queues.memory.extend(sequences):
+            return False
+        self.queues.decoding.extended(sequences)
+        return True
+
+    def _grow_request(self, request: Request, due: list[Sequence], step: Step, *, may_preempt: bool = True) -> None:
+        """Perform the forks of a request, then make room for each sequence that needs it."""
+        queues = self.queues
+        if request in queues.ready:
+            del queues.ready[request]
+            due = [s for s in request.sequences if not (s.is_decoding or s.has_ended or s in queues.prefilling)]
+            if not request.forked:
+                due = due[:1]
+
+        def obtain(call: beams.Call) -> BlockOps | None:
+            return self.preemption.obtain(request, call, step) if may_preempt else call()
+
+        is_done = True
+        if not request.forked and request.sequences[0].num_stored >= request.prompt_tokens:
+            is_done = self._fork(request, step, obtain)
+            due = request.live_sequences
+        elif request.survivors:
+            is_done = beams.continue_all(queues, request, step, obtain)
+            due = request.live_sequences
+        is_done = is_done and all(self._grow_sequence(sequence, step, obtain) for sequence in due)
+        if not is_done and request.status is SequenceStatus.RUNNING:
+            queues.ready[request] = None
+
+    def _fork(self, request: Request, step: Step, obtain: beams.Obtain) -> bool:
+        """Perform the forks that the prompt's end has recorded."""
+        parent = request.sequences[0]  # the longest one: it is there as long as any other
+        for child in request.sequences[1:]:
+            if child.has_ended or child.num_stored:
+                continue
+            ops = obtain(partial(self.queues.memory.fork, parent, child))
+            if ops is None:
+                return False
+            self.queues.perform(step, ops)
+        request.forked = True
+        return True
+
+    def _grow_sequence(self, sequence: Sequence, step: Step, obtain: beams.Obtain) -> bool:
+        """Make room for what one sequence stores next, and let it decode or prefill."""
+        queues, decoding = self.queues, self.queues.decoding
+        is_decoding, entries = sequence.is_decoding, len(sequence.block_table)
+        need = 1 if is_decoding else sequence.num_prefill - sequence.num_stored
+        ops = obtain(partial(queues.memory.allocate, sequence, need))
+        if ops is None:
+            return False
+        if ops:
+            queues.perform(step, ops)
+        if is_decoding:
+            decoding.num_entries += len(sequence.block_table) - entries
+            decoding.enter_due(sequence)
+        elif need == 1 and sequence.num_stored >= sequence.request.prompt_tokens:
+            decoding.join(sequence)
+        else:
+            queues.prefilling[sequence] = None
+        return True
+
+
+def _admission_order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.request.order, sequence.index
