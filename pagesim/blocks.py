@@ -154,8 +154,7 @@ class BlockPool:
 
     def give(self, blocks: Iterable[int]) -> None:
         """Drop one reference of each of ``blocks``; a block without references is free."""
-        if isinstance(blocks, range) and blocks.step == 1 and self._stack is None:
-            self._give_run(blocks)
+        if isinstance(blocks, range) and self._stack is None and self._give_run(blocks):
             return
         ref_counts, freed = self.ref_counts, []
         for block in blocks:
@@ -172,12 +171,12 @@ class BlockPool:
                 freed.reverse()
                 self._stack += freed
 
-    def _give_run(self, blocks: range) -> None:
-        held = self.ref_counts[blocks.start : blocks.stop]
-        if held.count(1) != len(blocks):
-            raise InvariantError(
-                f"INV-1: blocks {blocks.start} to {blocks.stop - 1} are given back but not all held once"
-            )
-        self.ref_counts[blocks.start : blocks.stop] = [0] * len(blocks)
-        self._num_free += len(blocks)
+    def _give_run(self, blocks: range) -> bool:
+        """Give back a run that nobody shares, all at once; False: nothing has been done."""
+        counts = self.ref_counts[blocks.start : blocks.stop]
+        if blocks.step != 1 or blocks.start < 0 or counts.count(1) != len(blocks):
+            return False
+        self.ref_counts[blocks.start : blocks.stop] = [0] * len(counts)
+        self._num_free += len(counts)
         self.generation += 1
+        return True
