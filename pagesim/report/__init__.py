@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from pagesim.report.comparison import Comparison, compare
+from pathlib import Path
 
-__all__ = ["Comparison", "compare"]
+from pagesim.report.comparison import Comparison, compare
+from pagesim.results import Results
+
+__all__ = ["Comparison", "compare", "write"]
+
+
+def write(results: Results) -> Path:
+    """Write the plots and the page into a results folder; return the page's path."""
+    from pagesim.report import figures, page
+
+    drawn = figures.draw_all(results)
+    figures.write_all(results, drawn=drawn)
+    return page.write(results, drawn=drawn)

@@ -23,6 +23,7 @@ __all__ = [
     "batch",
     "blocks",
     "draw",
+    "draw_all",
     "fragmentation",
     "latency",
     "memory",
@@ -51,7 +52,10 @@ def draw(results: Results, kind: str) -> Figure:
         raise ConfigError(f"there is no figure {kind!r}{nearest(kind, KINDS)}; kinds: {', '.join(KINDS)}")
     if not len(results.summary):
         raise ConfigError(f"no run of {results.name} is done: there is nothing to draw")
-    return KINDS[kind](results)
+    figure = KINDS[kind](results)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, for it is written more than once
+    return figure
 
 
 def plot(results: Results | Path | str, kind: str, out: Path | None = None) -> Path:
@@ -76,16 +80,21 @@ def sensible(results: Results) -> list[str]:
     return [kind for kind in KINDS if kind != "blocks" or block_size_key(Rows.of(results)) is not None]
 
 
-def write_all(results: Results, folder: Path | None = None) -> list[Path]:
+def write_all(results: Results, folder: Path | None = None, drawn: dict[str, Figure] | None = None) -> list[Path]:
     """Write every sensible figure as SVG and PNG, and return the paths.
 
     Args:
         results: a results folder.
         folder: where to; by default ``plots`` in it.
+        drawn: figures that have been drawn already, by kind.
     """
     folder = folder if folder is not None else results.folder / PLOTS
     paths = []
-    for kind in sensible(results):
-        figure = draw(results, kind)
+    for kind, figure in (drawn if drawn is not None else draw_all(results)).items():
         paths += [save(figure, folder / f"{kind}.{ending}") for ending in ("svg", "png")]
     return paths
+
+
+def draw_all(results: Results) -> dict[str, Figure]:
+    """Return every sensible figure, by kind."""
+    return {kind: draw(results, kind) for kind in sensible(results)}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pagesim.errors import ConfigError
 from pagesim.report.rows import Point, Rows
-from pagesim.report.style import INK, PARTS, Look, label_ends, new_figure, set_title, styled
+from pagesim.report.style import PARTS, Look, label_ends, new_figure, set_title, styled
 from pagesim.results import Results
 
 if TYPE_CHECKING:
@@ -190,6 +190,6 @@ def _time_unit(seconds: float) -> tuple[float, str]:
 
 
 def _text_on(colour: str) -> str:
-    """Return ink or white, whichever is easier to read on a colour."""
+    """Return black or white, whichever is easier to read on a colour."""
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"
+    return "#1b1b20" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"

@@ -187,14 +187,6 @@ def _spread(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
     return moved
 
 
-def svg_text(figure: Figure) -> str:
-    """Return a figure as SVG, without anything that varies from run to run."""
-    stream = StringIO()
-    with styled():
-        figure.savefig(stream, format="svg", metadata=_METADATA["svg"])
-    return stream.getvalue()
-
-
 def inline_svg(figure: Figure, name: str) -> str:
     """Return a figure as an ``<svg>`` element for a page: it scales, and its ink follows the page's colours.
 
@@ -202,12 +194,16 @@ def inline_svg(figure: Figure, name: str) -> str:
         figure: to be drawn.
         name: unique on the page; references inside the figure begin with it.
     """
-    text = svg_text(figure)
+    stream = StringIO()
+    with styled():
+        figure.savefig(stream, format="svg", metadata=_METADATA["svg"], transparent=True)
+    text = stream.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|height="[^"]*" (?=[^>]*viewBox)', r"\1", text, count=1)
-    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    return text.replace(INK, "currentColor").replace(GRID, "var(--grid, #dedee4)")
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    head, close, body = text.partition(">")
+    head = re.sub(r' (?:width|height)="[^"]*"', "", head)
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
+    return (head + close + body).replace(INK, "currentColor").replace(GRID, "var(--grid, #dedee4)")
 
 
 def save(figure: Figure, path: Path) -> Path:

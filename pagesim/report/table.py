@@ -48,7 +48,7 @@ def to_markdown(source: Results | pd.DataFrame | Rows) -> str:
     parts = []
     for table in tables(rows):
         lines = [f"**{table.title}**", ""]
-        lines.append(_markdown([_subject(rows), *(f"{column.head} {column.unit}".strip() for column in table.columns)]))
+        lines.append(_markdown([subject(rows), *(f"{column.head} {column.unit}".strip() for column in table.columns)]))
         lines.append(_markdown(["---", *("---" if column.is_text else "---:" for column in table.columns)]))
         for group in table.groups:
             if group.heading:
@@ -76,7 +76,8 @@ def legend(rows: Rows) -> list[str]:
     return found
 
 
-def _subject(rows: Rows) -> str:
+def subject(rows: Rows) -> str:
+    """Return what the lines of the tables are: allocators, or points of the sweep."""
     return "sweep point" if rows.compares_points else "allocator"
 
 

@@ -1,0 +1,118 @@
+"""``report.html``: one file that opens offline, made from a results folder alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pagesim.errors import ConfigError
+from pagesim.report import figures
+from pagesim.report.cells import tables
+from pagesim.report.notes import notes
+from pagesim.report.rows import Rows
+from pagesim.report.style import inline_svg
+from pagesim.report.table import legend, subject
+from pagesim.report.verdict import verdict
+from pagesim.results import Results, files, layout
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATE: Final = "page.html.j2"
+
+CAPTIONS: Final = {
+    "memory": "Shares of the KV cache by what their slots hold, averaged over time and seeds.",
+    "throughput": "What is served, and how long it takes; bands or bars show the seeds.",
+    "blocks": "Small blocks cost time, large ones memory.",
+    "utilization": "Slots that hold a token that somebody needs; runs of the first seed.",
+    "fragmentation": "The memory account of each allocator, over the run of the first seed.",
+    "batch": "Requests that run at a time; runs of the first seed.",
+    "latency": "Distribution over the measured requests of all seeds.",
+}
+"""What is to be seen, by kind of figure."""
+
+
+def write(results: Results, path: Path | None = None, drawn: dict[str, Figure] | None = None) -> Path:
+    """Write the page and return its path.
+
+    Args:
+        results: a results folder; of an unfinished one, what is done is shown.
+        path: where to; by default ``report.html`` in the folder.
+        drawn: figures that have been drawn already, by kind.
+
+    Raises ConfigError if the folder's tables cannot be read or the page cannot be written.
+    """
+    path = path if path is not None else results.folder / layout.REPORT
+    text = page(results, drawn)
+    try:
+        files.write_text(path, text)
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+    return path
+
+
+def page(results: Results, drawn: dict[str, Figure] | None = None) -> str:
+    """Return the page as HTML; arguments as ``write``. All text from files is escaped."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    template = environment.from_string(Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8"))
+    rows = Rows.of(results)
+    shown, missing = _figures(results, drawn or {})
+    manifest = {"pagesim": "unknown", "started": "", **results.manifest}
+    return template.render(
+        name=results.name,
+        question=_question(results),
+        verdict=verdict(rows),
+        subject=subject(rows),
+        tables=tables(rows) if rows.names else [],
+        notes=[*legend(rows), *notes(results, rows), *missing],
+        figures=[(kind, CAPTIONS[kind], Markup(inline_svg(figure, kind))) for kind, figure in shown.items()],
+        experiment=_experiment(results),
+        facts=list(_facts(manifest)),
+        manifest=manifest,
+        manifest_text=json.dumps(results.manifest, indent=2, ensure_ascii=False),
+        num_done=len(results.runs),
+        num_runs=len(results.states),
+    )
+
+
+def _figures(results: Results, drawn: dict[str, Figure]) -> tuple[dict[str, Figure], list[str]]:
+    """Return the figures that can be drawn, and why the others cannot."""
+    found, missing = {}, []
+    for kind in figures.sensible(results):
+        try:
+            found[kind] = drawn[kind] if kind in drawn else figures.draw(results, kind)
+        except ConfigError as error:
+            missing.append(f"the figure {kind} cannot be shown: {error}")
+    return found, missing
+
+
+def _question(results: Results) -> str:
+    try:
+        return str(results.config.get("question") or "")
+    except ConfigError:
+        return ""
+
+
+def _experiment(results: Results) -> str:
+    try:
+        return (results.folder / layout.EXPERIMENT).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _facts(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a reader asks first about where results come from."""
+    host, packages = manifest.get("host"), manifest.get("packages")
+    yield "pagesim", " ".join(str(manifest[key]) for key in ("pagesim", "commit") if manifest.get(key))
+    for key in ("command", "state", "started", "ended", "seeds", "python"):
+        if (value := manifest.get(key)) not in (None, "", []):
+            yield key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(host, dict):
+        yield "host", ", ".join(str(value) for value in host.values())
+    if isinstance(packages, dict):
+        yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items())
