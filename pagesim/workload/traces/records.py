@@ -84,7 +84,7 @@ def _json_rows(path: Path, layout: Format) -> Iterator[tuple[int, Raw | RowError
         if line.isspace():
             continue
         try:
-            found = decode(line)
+            found = decode(line.rstrip())
             yield number, (found[layout.time], found[layout.prompt], found[layout.output])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             yield number, _json_problem(error, line, layout, path, is_first=number == 1)
@@ -104,7 +104,9 @@ def _json_problem(error: Exception, line: str, layout: Format, path: Path, *, is
             raise TraceError(
                 f"{path}:1: is no JSON, which format {layout.name} is made of{guess(header, is_json=False)}"
             )
-        return RowError(f"column {error.colno}", f"is no JSON: {error.msg}")
+        return RowError(
+            f"column {error.colno}", f"is no JSON: {error.msg.removesuffix(' at').removesuffix(' starting')}"
+        )
     if isinstance(error, ValueError | RecursionError):
         return RowError("column 1", f"is no JSON: {brief(str(error))}")
     return RowError("column 1", f"must be a JSON object with {layout.time}, {layout.prompt} and {layout.output}")
