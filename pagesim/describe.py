@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pagesim import catalog
-from pagesim.config import ExperimentConfig
 from pagesim.runs import Run, RunSpec
 from pagesim.sizing import DTYPE_BYTES, PoolSizes, Sizing
 from pagesim.units import format_bytes, format_time
@@ -19,28 +17,35 @@ def sections(specs: list[RunSpec]) -> list[Section]:
     for spec in specs:
         rows.setdefault(spec.allocator, spec)
     result = [
-        ("Memory of each GPU", _memory(first.spec.config, first.sizing)),
+        ("Memory of each GPU", _memory(first)),
         ("Workload", _workload(first)),
         ("Runs", [("runs", f"{len(specs)}", f"{len(rows)} allocators x sweep points x seeds")]),
     ]
+    shown: list[Row] = []
     for name, spec in rows.items():
         run = first if spec is first.spec else Run(spec)
         result.append((f"Allocator {name}", _pool(run.sizes, run.sizing)))
         coefficients = getattr(run.engine.backend, "coefficients", None)
         if coefficients is not None and hasattr(coefficients, "rows"):
-            result.append((f"Cost of a step, {name}", list(coefficients.rows())))
+            costs: list[Row] = list(coefficients.rows())
+            changed = [row for row in costs if row not in shown]
+            title = f"Cost of a step, {name}" + (", where it differs" if shown else "")
+            if changed:
+                result.append((title, changed))
+            shown = shown or costs
     return result
 
 
-def _memory(config: ExperimentConfig, sizing: Sizing) -> list[Row]:
-    model, degree = catalog.model(config.model), config.tensor_parallel
+def _memory(run: Run) -> list[Row]:
+    config, sizing, model = run.spec.config, run.sizing, run.model
+    degree = config.tensor_parallel
     dtype_bytes = DTYPE_BYTES[config.memory.dtype]
     limits = config.scheduler
     formula = f"2 x {model.num_layers} layers x {model.num_kv_heads} KV heads x {model.head_dim} x {dtype_bytes} B" + (
         f" / {degree} GPUs" if degree > 1 else ""
     )
     lines = [
-        ("device memory", format_bytes(sizing.device_bytes), catalog.device(config.device).name),
+        ("device memory", format_bytes(sizing.device_bytes), run.device.name),
         (
             "- weights",
             format_bytes(sizing.weight_bytes),

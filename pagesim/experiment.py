@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pagesim import experiment_file
 from pagesim.errors import ConfigError, PagesimError
 from pagesim.experiment_file import ExperimentFile
-from pagesim.runs import Outcome, Run, RunSpec
+from pagesim.experiment_file.names import check_names
+from pagesim.runs import Outcome, Run, RunSpec, workload_of
 
 if TYPE_CHECKING:
     from pagesim.results import Results, ResultsWriter
@@ -26,11 +27,15 @@ def plan(file: ExperimentFile) -> list[RunSpec]:
     rows = list(file.config.allocators)
     if file.config.ideal:
         rows.append("ideal")
-    specs = []
+    specs: list[RunSpec] = []
+    names: set[str] = set()
     for point in experiment_file.points(file.config):
         config = experiment_file.at_point(file, point)
         for allocator, seed in itertools.product(rows, config.seeds):
             name = "-".join([allocator, *(_slug(key, value) for key, value in point.items()), f"seed{seed}"])
+            if name.lower() in names:  # two swept values may look alike as file names
+                name = f"{name}-{len(names)}"
+            names.add(name.lower())
             specs.append(RunSpec(name, allocator, point, seed, config, file.base_dir))
     return specs
 
@@ -41,12 +46,15 @@ def check(file: ExperimentFile, specs: Iterable[RunSpec]) -> None:
     Raises:
         ConfigError, PluginError, TraceError: what would stop a run before its time 0, with its place.
     """
+    check_names(file)
     seen: set[tuple[str, str]] = set()
     for spec in specs:
         key = (spec.allocator, repr(spec.point))
         if key in seen:
             continue
         seen.add(key)
+        with file.locate("workload"):
+            workload_of(spec)
         with file.locate(*(("allocators", spec.allocator) if spec.allocator in file.config.allocators else ())):
             Run(spec)
 
@@ -104,11 +112,10 @@ def run_experiment(
 
     specs = plan(file)
     check(file, specs)
-    text = experiment_file.dump(file.config)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(experiment_file.dump(file.config).encode()).hexdigest()[:8]
     writer = ResultsWriter.create(
         file.config.name,
-        config_text=text,
+        config_text=experiment_file.dump(file.config, file.base_dir),
         config_hash=digest,
         out=out,
         runs=[spec.name for spec in specs],

@@ -28,7 +28,7 @@ from pagesim.journal import Journal
 from pagesim.record import INTEGRALS, STATUSES, Record
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Limits, Scheduler
-from pagesim.sizing import DTYPE_BYTES, PoolSizes, Sizing, size_memory, size_pool
+from pagesim.sizing import DTYPE_BYTES, size_memory, size_pool
 from pagesim.sources import ClosedSource, OpenSource, RequestFactory
 from pagesim.units import TICKS_PER_SECOND
 from pagesim.workload import Workload, build_workload
@@ -119,7 +119,10 @@ class Run:
         config, row = spec.config, spec.row
         self.spec = spec
         self.policies = resolve_policies(spec)
-        self.model, self.device = catalog.model(config.model), catalog.device(config.device)
+        self.model, self.device = (
+            catalog.model(config.model, spec.base_dir),
+            catalog.device(config.device, spec.base_dir),
+        )
         self.sizing = size_memory(config, self.model, self.device)
         self.sizes = size_pool(self.sizing, row, self.policies.allocator, config.memory.watermark, spec.allocator)
         self.workload = workload_of(spec)
@@ -337,14 +340,6 @@ def timeline_table(record: Record) -> dict[str, Column]:
         "waiting": means("waiting"),
         "swapped": means("swapped"),
     }
-
-
-def sizes_of(spec: RunSpec) -> tuple[Sizing, PoolSizes]:
-    """Return the sizes of a run without building it."""
-    config = spec.config
-    sizing = size_memory(config, catalog.model(config.model), catalog.device(config.device))
-    policy = plugins.resolve("allocator", spec.row.policy, spec.base_dir)
-    return sizing, size_pool(sizing, spec.row, policy, config.memory.watermark, spec.allocator)
 
 
 def _peak_memory() -> int:

@@ -7,7 +7,7 @@ picoseconds lasts 106 days.
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, Overflow
 from typing import Final
 
 TICKS_PER_SECOND: Final = 10**12
@@ -33,6 +33,8 @@ TIME_UNITS: Final[dict[str, int]] = {
     "h": 3600 * 10**12,
 }
 
+MAX_AMOUNT: Final = 2**63 - 1
+
 _QUANTITY = re.compile(r"\s*([-+]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -47,7 +49,7 @@ def parse_bytes(value: str | float) -> int:
 def parse_time(value: str | float) -> int:
     """Return a duration in ticks; a bare number is seconds.
 
-    Raises ValueError on an unknown unit or a negative duration.
+    Raises ValueError on an unknown unit, a negative duration or a fraction of a tick.
     """
     return _parse(value, TIME_UNITS, default="s", what="duration")
 
@@ -91,8 +93,13 @@ def _parse(value: str | float, units: dict[str, int], *, default: str, what: str
         raise ValueError(f"unknown unit {unit!r} in {value!r}; allowed: {', '.join(units)}")
     try:
         amount = Decimal(number.replace("_", "")) * units[unit]
-    except InvalidOperation:
+    except (InvalidOperation, Overflow):
         raise ValueError(f"{value!r} is no {what}") from None
     if amount < 0:
         raise ValueError(f"{value!r} is negative; a {what} is at least 0")
-    return int(amount.to_integral_value())
+    if amount > MAX_AMOUNT:
+        raise ValueError(f"{value!r} is too large; a {what} fits 63 bits")
+    smallest = min(units, key=lambda name: units[name])
+    if amount != amount.to_integral_value():
+        raise ValueError(f"{value!r} is no whole number of {smallest}")
+    return int(amount)
