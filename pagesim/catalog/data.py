@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from pagesim.errors import ConfigError
-from pagesim.plugins import nearest
+from pagesim.suggestions import nearest
 
 
 @cache

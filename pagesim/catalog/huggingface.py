@@ -11,7 +11,7 @@ from typing import Any, Final
 from pagesim.catalog import data
 from pagesim.catalog.shapes import FAMILIES, Family
 from pagesim.errors import ConfigError
-from pagesim.plugins import nearest
+from pagesim.suggestions import nearest
 
 _GPT2: Final = {
     "num_layers": "n_layer",

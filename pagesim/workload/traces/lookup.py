@@ -8,7 +8,7 @@ from typing import Final
 
 from pagesim import catalog
 from pagesim.errors import TraceError
-from pagesim.plugins import nearest
+from pagesim.suggestions import nearest
 
 VARIABLE: Final = "PAGESIM_TRACES"
 """Environment variable that names the folder of traces."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pagesim.errors import TraceError
-from pagesim.plugins import nearest
+from pagesim.suggestions import nearest
 from pagesim.workload.traces.formats import Format, guess
 from pagesim.workload.traces.lines import read_lines
 from pagesim.workload.traces.values import RowError, brief
@@ -43,7 +43,7 @@ def _csv_rows(path: Path, layout: Format) -> tuple[bool, Iterator[tuple[int, Raw
     for name in wanted:
         if name not in header:
             hint = _json_hint(header) or guess(header, is_json=False) or nearest(name, header)
-            columns = brief(", ".join(header))
+            columns = brief(", ".join(header), 100)
             raise TraceError(f"{path}:1: {name}: there is no such column, the header is {columns}{hint}")
         if header.count(name) > 1:
             raise TraceError(f"{path}:1: {name}: there are {header.count(name)} columns of this name, must be one")
@@ -97,7 +97,7 @@ def _json_problem(error: Exception, line: str, layout: Format, path: Path, *, is
         found = json.loads(line)
         if is_first and (hint := guess(found, is_json=True)):
             raise TraceError(f"{path}:1: {error.args[0]}: there is no such key{hint}")
-        return RowError(str(error.args[0]), f"is missing; the row has {brief(', '.join(found))}")
+        return RowError(str(error.args[0]), f"is missing; the row has {brief(', '.join(found), 100)}")
     if isinstance(error, json.JSONDecodeError):
         if is_first and "," in line and not line.lstrip().startswith(("{", "[")):
             header = [name.strip() for name in line.split(",")]

@@ -93,10 +93,10 @@ def wall_clock(column: str, raw: object) -> int:
     return whole * TICKS_PER_SECOND + int((fraction or "").ljust(12, "0"))
 
 
-def brief(raw: object) -> str:
+def brief(raw: object, width: int = 40) -> str:
     """Return a value short enough for a sentence."""
     text = repr(raw) if isinstance(raw, str) else str(raw)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 @lru_cache(maxsize=1024)
