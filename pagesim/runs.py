@@ -192,16 +192,22 @@ class Run:
         return BlockPool(sizes.num_blocks, sizes.block_size, watermark=sizes.watermark_blocks, host=host)
 
     def _build_allocator(self) -> Allocator:
-        cls, options = self.policies.allocator, self.spec.row.options
+        cls = self.policies.allocator
         given = {
             "max_model_len": self.spec.config.scheduler.max_model_len,
             "pin_prefixes": self.spec.config.workload.prefix.pin,
         }
-        options = {name: value for name, value in given.items() if plugins.accepts(cls, name)} | options
-        allocator: Allocator = plugins.build(cls, self._pool(), **options)
+        self._options = {name: value for name, value in given.items() if plugins.accepts(cls, name)}
+        self._options |= self.spec.row.options
+        allocator: Allocator = plugins.build(cls, self._pool(), **self._options)
         if not isinstance(getattr(allocator, "pool", None), BlockPool):
             raise PluginError(f"{cls.__name__} must keep the pool that it is given as `self.pool`")
         return allocator
+
+    def _build_twin(self) -> Allocator:
+        """Return the same allocator over an empty pool."""
+        twin: Allocator = self.policies.allocator(self._pool(), **self._options)
+        return twin
 
     def _build_scheduler(self) -> Scheduler:
         scheduler, row = self.spec.config.scheduler, self.spec.row
@@ -213,7 +219,7 @@ class Run:
             self.journal,
             limits,
             plugins.build(self.policies.victim),
-            twin=self._build_allocator,
+            twin=self._build_twin,
             preemption=self._preemption(row.preemption or scheduler.preemption),
             admission=scheduler.admission,
         )

@@ -86,7 +86,8 @@ def size_memory(config: ExperimentConfig, model: ModelSpec, device: DeviceSpec) 
         raise ConfigError(
             f"memory.kv_cache: nothing is left for {names}: {format_bytes(budget)} "
             f"({memory.fraction:.0%} of the memory) - {format_bytes(weights)} of weights "
-            f"- {format_bytes(activations)} of activations; raise memory.fraction, lower max_num_batched_tokens or take a larger device"
+            f"- {format_bytes(activations)} of activations; "
+            f"raise memory.fraction, lower max_num_batched_tokens or take a larger device"
         )
     if kv_cache > available:
         raise ConfigError(

@@ -17,6 +17,7 @@ class Never:
 
     def __init__(self, twin: Callable[[], Allocator]) -> None:
         self._twin = twin
+        self._spare: Allocator | None = None  # one that is empty again
         self._answers: dict[tuple[int, int, int], bool] = {}
 
     def __call__(self, request: Request, num_tokens: int) -> bool:
@@ -26,5 +27,16 @@ class Never:
             probe = Request(request.id, request.arrival, request.prompt_tokens, request.output_tokens)
             probe.estimate = probe.sequences[0].estimate = request.estimate
             probe.oracle = request.oracle
-            self._answers[size] = self._twin().allocate(probe.sequences[0], num_tokens) is None
+            # A policy may keep something from before, so only a fresh one can say never.
+            self._answers[size] = not (
+                self._admits(self._spare, probe, num_tokens) or self._admits(self._twin(), probe, num_tokens)
+            )
         return self._answers[size]
+
+    def _admits(self, allocator: Allocator | None, probe: Request, num_tokens: int) -> bool:
+        sequence = probe.sequences[0]
+        if allocator is None or allocator.allocate(sequence, num_tokens) is None:
+            return False
+        allocator.free(sequence)
+        self._spare = allocator if not allocator.pool.num_held else None
+        return True
