@@ -17,7 +17,7 @@ from typing import Protocol, cast
 import simpy
 from simpy.events import NORMAL, URGENT, Event, EventPriority
 
-from pagesim.backend import Backend, Step
+from pagesim.backend import Backend, Step, StepResult
 from pagesim.errors import InvariantError
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Scheduler
@@ -48,6 +48,7 @@ class Engine:
         horizon: tick at which the run is cut off, before anything that happens at it. Clients of a closed loop
             that are thinking then have not sent their request, so it has no row.
         watch: called now and then with (ended requests, now), for a progress bar.
+        on_step: called with (step, result, now) when a step begins, to look at it; it must change nothing.
     """
 
     WATCH_EVERY = 512  # iterations
@@ -63,6 +64,7 @@ class Engine:
         truncate: bool = False,
         horizon: int | None = None,
         watch: Callable[[int, int], None] | None = None,
+        on_step: Callable[[Step, StepResult, int], None] | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.backend = backend
@@ -73,6 +75,7 @@ class Engine:
         self.truncate = truncate
         self.horizon = horizon
         self.watch = watch
+        self.on_step = on_step
         self.unfinished: list[Request] = []
         self._env = simpy.Environment(initial_time=0)
         self._step: Step | None = None  # in flight
@@ -175,6 +178,8 @@ class Engine:
             raise InvariantError(f"INV-5: {type(self.backend).__name__} says that a step takes {result.duration} ticks")
         self.recorder.observe(idle=False)
         self.recorder.stepped(result)
+        if self.on_step is not None:
+            self.on_step(step, result, now)
         self._step = step
         self._at(now + result.duration, NORMAL, self._end_step)
 
