@@ -7,10 +7,10 @@ from pathlib import Path
 from pagesim.report.comparison import Comparison, compare
 from pagesim.results import Results
 
-__all__ = ["Comparison", "compare", "write"]
+__all__ = ["Comparison", "compare", "write_report"]
 
 
-def write(results: Results) -> Path:
+def write_report(results: Results) -> Path:
     """Write the plots and the page into a results folder; return the page's path."""
     from pagesim.report import figures, page
 

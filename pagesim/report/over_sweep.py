@@ -69,6 +69,7 @@ def latency(results: Results, point: Point | None = None) -> Figure:
     point, look = point or rows.heaviest, Look(rows)
     with styled():
         figure, axes = new_figure(7.2, 3.4, 1, 2, sharey=True)
+        slowest = 0.0
         for name in named_at(rows, point):
             runs = [results.requests(str(run)) for run in rows.at(point, name)["run"]]
             requests = pd.concat([_measured(run) for run in runs])
@@ -77,12 +78,14 @@ def latency(results: Results, point: Point | None = None) -> Figure:
                 if len(values):
                     label = name if column == "ttft_s" else None
                     panel.plot(np.quantile(values, _QUANTILES), 100 * _QUANTILES, label=label, **look.line(name))
+                if len(values) and column == "tpot_s":
+                    slowest = max(slowest, float(np.quantile(values, 0.995)))
         for panel, label in zip(axes[0], ("time to first token (s)", "time per output token (s)"), strict=True):
             panel.set(xlabel=label, ylim=(0, 100))
             panel.grid()
         axes[0, 0].set_xscale("log")
         plain_numbers(axes[0, 0].xaxis)
-        axes[0, 1].set_xlim(0, None)
+        axes[0, 1].set_xlim(0, 1.15 * slowest or None)  # the last few of a thousand would squeeze all others
         axes[0, 0].set_ylabel("requests that were faster (%)")
         set_title(figure, "How long requests waited", str(point))
         figure.legend(loc="outside right center", handlelength=2)
