@@ -27,17 +27,16 @@ def verdict(rows: Rows) -> str:
     waste = _waste(rows, point, base)
     others = [name for name in rows.contenders if name != base and _known(rows, point, name)]
     if not _known(rows, point, base):
-        return f"{where}the baseline {base} has no result to compare with."
+        return f"{where}{'the' if where else 'The'} baseline {base} has no result to compare with."
     if not others:
-        alone = f"{where}{base} serves {rows.mean(point, base, OUTPUT):.4g} output tokens/s{waste}."
-        return alone[0].upper() + alone[1:]
+        return f"{where}{base} serves {rows.mean(point, base, OUTPUT):.4g} output tokens/s{waste}."
     best = max(others, key=lambda name: rows.mean(point, name, OUTPUT))
     ratio = rows.mean(point, best, OUTPUT) / rows.mean(point, base, OUTPUT)
     if abs(ratio - 1) <= SAME:
         best = min(others, key=lambda name: _latency(rows, point, name))
         sentence = f"{where}{best} serves as much as {base}" + _latency_ratio(rows, point, best, base)
     elif ratio < 1:
-        sentence = f"{where}none serves more than {base}; {best} comes next with {ratio:.2f}x its output tokens/s"
+        sentence = f"{where}{'none' if where else 'None'} serves more than {base}; {best} comes next with {ratio:.2f}x its output tokens/s"
     else:
         sentence = (
             f"{where}{best} serves {ratio:.2f}x the output tokens/s of {base}{_certainty(rows, point, best, base)}"
@@ -45,7 +44,7 @@ def verdict(rows: Rows) -> str:
         batch = rows.mean(point, best, "mean_batched_requests") / rows.mean(point, base, "mean_batched_requests")
         if math.isfinite(batch):
             sentence += f" and batches {batch:.2f}x the requests"
-    return sentence[0].upper() + sentence[1:] + waste + "."
+    return sentence + waste + "."
 
 
 def _best_point(rows: Rows, name: str) -> str:
