@@ -28,6 +28,7 @@ SCALE: Final = 1 / 64
 _STRIDE: Final = 0x9E3779B1  # odd, so that multiplying by it is a bijection
 _MAX_HEADS: Final = 256
 _MAX_WORDS: Final = 64  # of four elements: heads of up to 256
+_PROMPT, _PREFIX, _BRANCH = range(3)  # kinds of streams
 
 Words = npt.NDArray[np.uint32]
 
@@ -55,10 +56,10 @@ def mix(x: Words) -> Words:
     return x ^ (x >> np.uint32(16))
 
 
-def stream_of(seed: int, request: int, branch: int) -> int:
-    """Return the hash that stands for one branch of a request."""
+def stream_of(seed: int, *parts: int) -> int:
+    """Return the hash that stands for one branch; ``parts`` name it."""
     word = np.full(1, _STRIDE, np.uint32)
-    for part in (seed, request, branch):
+    for part in (seed, *parts):
         word = mix(word ^ np.uint32(part & 0xFFFFFFFF))
         word = mix(word + np.uint32((part >> 32) & 0xFFFFFFFF))
     return int(word[0])
@@ -67,16 +68,34 @@ def stream_of(seed: int, request: int, branch: int) -> int:
 def runs_of(sequence: Sequence, seed: int, start: int, stop: int) -> list[Run]:
     """Return who generated positions ``start`` to ``stop - 1`` of a sequence.
 
-    The prompt is the request's (branch 0); what follows is the sequence's own (branch index + 1).
+    First the prefix that a group of requests shares, then the request's prompt, then its branches: a beam has
+    the tokens of the one that it was forked from up to the fork, whoever computes them.
     """
     request = sequence.request
-    prompt = min(max(request.prompt_tokens, start), stop)
+    origins = [(0, stream_of(seed, _PROMPT, request.id))]
+    if request.prefix_group is not None and request.prefix_tokens:
+        shared = min(request.prefix_tokens, request.prompt_tokens)
+        origins = [(0, stream_of(seed, _PREFIX, request.prefix_group)), (shared, origins[0][1])]
+    path: list[int] = []
+    for position, way in _forks(sequence):
+        path += (position, way)
+        origins.append((position, stream_of(seed, _BRANCH, request.id, *path)))
     runs = []
-    if start < prompt:
-        runs.append(Run(stream_of(seed, request.id, 0), start, prompt))
-    if prompt < stop:
-        runs.append(Run(stream_of(seed, request.id, sequence.index + 1), prompt, stop))
+    for index, (first, stream) in enumerate(origins):
+        last = origins[index + 1][0] if index + 1 < len(origins) else stop
+        if max(first, start) < min(last, stop):
+            runs.append(Run(stream, max(first, start), min(last, stop)))
     return runs
+
+
+def _forks(sequence: Sequence) -> list[tuple[int, int]]:
+    """Return (first position, index of the sequence that went this way) of each fork, the oldest first."""
+    forks = []
+    branch = sequence.branch
+    while branch is not None:
+        forks.append((branch.position, branch.way))
+        branch = branch.parent
+    return forks[::-1] or [(sequence.request.prompt_tokens, sequence.index)]
 
 
 def token_keys(runs: list[Run]) -> Words:

@@ -82,5 +82,6 @@ def _continuation(parent: Sequence, dead: Sequence) -> Sequence:
     child = Sequence(parent.request, dead.index)
     child.num_output, child.estimate = dead.num_output, dead.estimate
     child.num_generated = parent.num_generated
-    child.branch = Branch(parent.branch, parent.num_stored, dead.index)
+    root = parent.branch or Branch(None, parent.request.prompt_tokens, parent.index)
+    child.branch = Branch(root, parent.num_stored, dead.index)
     return child

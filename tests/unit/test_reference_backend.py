@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="needs torch (the extra torch)")
 from pagesim.backend import Chunk, FakeBackend, Step
 from pagesim.blocks import BlockOps, Copy, SwapIn, SwapOut
 from pagesim.errors import BackendError, InvariantError
-from pagesim.sequence import Request, Sequence
+from pagesim.sequence import Branch, Request, Sequence
 from pagesim_backends import tokens
 from pagesim_backends.reference import Reference
 
@@ -211,6 +211,29 @@ def test_tokens_are_told_apart_by_everything_that_names_them() -> None:
     assert len(streams) == 3 * 20 * 20
     keys = tokens.token_keys([tokens.Run(5, 0, 1000), tokens.Run(6, 1000, 2000)])
     assert len(np.unique(keys)) == 2000
+
+
+def test_a_beam_has_the_tokens_of_the_one_it_was_forked_from() -> None:
+    request = Request(4, 0, 3, 64, num_sequences=2)
+    parent, other = request.sequences
+    child = Sequence(request, 1)
+    child.branch = Branch(Branch(None, 3, 0), 5, 1)  # went on from sequence 0 after two outputs, in the place of 1
+    prompt, own, after = tokens.runs_of(child, 0, 0, 8)
+    assert [prompt[1:], own[1:], after[1:]] == [(0, 3), (3, 5), (5, 8)]
+    assert tokens.runs_of(parent, 0, 0, 8) == [prompt, own._replace(stop=8)]
+    assert tokens.runs_of(other, 0, 0, 3) == [prompt]
+    assert len({run.stream for run in (own, after, tokens.runs_of(other, 0, 4, 6)[0])}) == 3
+    assert tokens.runs_of(child, 0, 4, 7) == [own._replace(start=4), after._replace(stop=7)]
+
+
+def test_requests_of_a_group_share_the_tokens_of_their_prefix_only() -> None:
+    first, second, alone = (Request(number, 0, 6, 4) for number in range(3))
+    for request in (first, second):
+        request.prefix_group, request.prefix_tokens = 5, 4
+    runs = [tokens.runs_of(request.sequences[0], 0, 0, 6) for request in (first, second, alone)]
+    assert [[run[1:] for run in one] for one in runs] == [[(0, 4), (4, 6)], [(0, 4), (4, 6)], [(0, 6)]]
+    assert runs[0][0] == runs[1][0]
+    assert len({run.stream for one in runs for run in one}) == 4
 
 
 def test_the_hash_is_pinned() -> None:
