@@ -23,6 +23,8 @@ Look = Callable[[str | None, str], float]
 """Gives the value of (row, column); row None is the row whose turn it is."""
 
 MAX_LENGTH: Final = 1000
+MAX_DEPTH: Final = 30
+"""Signs and parentheses inside each other."""
 
 _TOKEN: Final = re.compile(
     r"""\s*(?:
@@ -85,6 +87,7 @@ class Condition:
             raise ConfigError(f"a condition of more than {MAX_LENGTH} characters is not read")
         self._tokens = self._split()
         self._next = 0
+        self._depth = 0
         part = self._any_of()
         if self._next < len(self._tokens):
             self._wrong(f"{self._tokens[self._next].text!r} is not expected there")
@@ -152,6 +155,14 @@ class Condition:
         return left
 
     def _unary(self) -> _Part:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            self._wrong(f"it is nested more than {MAX_DEPTH} deep")
+        part = self._nested()
+        self._depth -= 1
+        return part
+
+    def _nested(self) -> _Part:
         if self._take("-"):
             part = self._unary()
             if part.is_truth:
@@ -162,6 +173,9 @@ class Condition:
             if not self._take(")"):
                 self._wrong("a ')' is missing")
             return part
+        return self._atom()
+
+    def _atom(self) -> _Part:
         if self._next == len(self._tokens):
             self._wrong("it ends where a number or row.column is expected")
         token = self._tokens[self._next]

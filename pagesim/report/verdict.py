@@ -36,7 +36,8 @@ def verdict(rows: Rows) -> str:
         best = min(others, key=lambda name: _latency(rows, point, name))
         sentence = f"{where}{best} serves as much as {base}" + _latency_ratio(rows, point, best, base)
     elif ratio < 1:
-        sentence = f"{where}{'none' if where else 'None'} serves more than {base}; {best} comes next with {ratio:.2f}x its output tokens/s"
+        none = f"{where}none" if where else "None"
+        sentence = f"{none} serves more than {base}; {best} comes next with {ratio:.2f}x its output tokens/s"
     else:
         sentence = (
             f"{where}{best} serves {ratio:.2f}x the output tokens/s of {base}{_certainty(rows, point, best, base)}"
