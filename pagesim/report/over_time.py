@@ -86,7 +86,7 @@ def fragmentation(results: Results, point: Point | None = None, seed: int | None
     """Return the memory account over time as stacked areas: a panel an allocator. Arguments as ``utilization``."""
     rows = Rows.of(results)
     point = point or rows.heaviest
-    lines = _timelines(results, rows, point, seed, MAX_BINS // 2)
+    lines = _timelines(results, rows, point, seed, coarse=2)
     columns = min(3, len(lines))
     num_rows = math.ceil(len(lines) / columns)
     shown = [part for part in PARTS if any((line[part] > 0.0005).any() for line in lines.values())]
@@ -145,16 +145,16 @@ def _lines(
 
 
 def _timelines(
-    results: Results, rows: Rows, point: Point, seed: int | None, num_bins: int = MAX_BINS
+    results: Results, rows: Rows, point: Point, seed: int | None, coarse: int = 1
 ) -> dict[str, pd.DataFrame]:
-    """Return the timeline of each allocator's run, in no more bins than a figure can show."""
+    """Return the timeline of each allocator's run, in no more bins than a figure can show (by ``coarse`` fewer)."""
     found = {}
     for name in named_at(rows, point):
         runs = rows.at(point, name)
         if seed is not None:
             runs = runs[runs["seed"] == seed]
         if len(runs):
-            found[name] = _coarser(results.timeline(str(runs["run"].iloc[0])), num_bins)
+            found[name] = _coarser(results.timeline(str(runs["run"].iloc[0])), MAX_BINS // coarse)
     found = {name: line for name, line in found.items() if len(line)}
     if not found:
         raise ConfigError(f"{results.name} has no timeline to draw{f' for seed {seed}' if seed is not None else ''}")

@@ -102,8 +102,10 @@ def new_figure(
     """Return a figure (inches) and its axes, shape (num_rows, num_columns). Inside ``styled``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    apart = 0.09 if num_columns > 1 else 0.05  # inches; the outermost numbers of neighbouring axes must not touch
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=apart))
     FigureCanvasAgg(figure)
     axes = figure.subplots(num_rows, num_columns, squeeze=False, **options)
     return figure, axes

@@ -1,0 +1,242 @@
+"""The figures: that they show the numbers of the results, the same bytes every time, and nothing that overlaps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.patches import Rectangle
+
+from pagesim.errors import ConfigError
+from pagesim.report import figures
+from pagesim.report.rows import Rows
+from pagesim.report.style import PARTS, Look, inline_svg, save
+from pagesim.results import Results
+from tests import synthetic_results as synthetic
+
+SIZES = [1, 8, 64]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return synthetic.write(tmp_path_factory.mktemp("plain") / "r", num_requests=120)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    rates = {synthetic.RATE: [0.25, 2.0, 0.5]}
+    return synthetic.write(tmp_path_factory.mktemp("swept") / "r", sweep=rates, seeds=(0, 1), num_requests=120)
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    sizes = {synthetic.BLOCK_SIZE: SIZES}
+    rows = ("paged", "ideal")
+    return synthetic.write(tmp_path_factory.mktemp("sized") / "r", rows=rows, sweep=sizes, num_requests=120)
+
+
+def xs(line: Any) -> Any:
+    return np.asarray(line.get_xdata(), dtype=np.float64)
+
+
+def ys(line: Any) -> Any:
+    return np.asarray(line.get_ydata(), dtype=np.float64)
+
+
+def texts(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_text() and text.get_visible()]
+
+
+class TestWhatTheyShow:
+    def test_memory_bars_are_the_summary(self, plain: Results) -> None:
+        figure = figures.memory(plain)
+        [axes] = figure.axes
+        summary = plain.summary.set_index("allocator")
+        for container in axes.containers:
+            part = next(key for key, (label, _) in PARTS.items() if label == container.get_label())
+            column = "utilization" if part == "live" else part
+            widths = [patch.get_width() for patch in container]
+            assert widths == pytest.approx((100 * summary[column]).tolist())
+        assert [label.get_text() for label in axes.get_yticklabels()] == list(synthetic.POLICIES)
+
+    def test_memory_can_be_drawn_from_a_summary_alone(self, plain: Results) -> None:
+        assert texts(figures.memory(plain.summary)) == texts(figures.memory(plain))
+
+    def test_memory_is_shown_at_the_highest_load(self, swept: Results) -> None:
+        assert "Where the memory goes (rate 2)" in texts(figures.memory(swept))
+
+    @pytest.mark.parametrize(("kind", "column", "factor"), [("utilization", "live", 100), ("batch", "running", 1)])
+    def test_lines_over_time_are_the_timelines(self, plain: Results, kind: str, column: str, factor: float) -> None:
+        [axes] = figures.draw(plain, kind).axes
+        for line, name in zip(axes.lines, synthetic.POLICIES, strict=True):
+            expected = factor * plain.timeline(f"{name}-seed0")[column]
+            assert ys(line) == pytest.approx(expected.to_numpy())
+        assert set(synthetic.POLICIES) <= set(texts(axes))
+
+    def test_a_long_timeline_is_averaged_exactly(self, plain: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pagesim.report.over_time.MAX_BINS", 50)
+        [axes] = figures.utilization(plain).axes
+        fine = plain.timeline("max-seed0")["live"].to_numpy()
+        assert ys(axes.lines[0]) == pytest.approx(100 * fine.reshape(50, 4).mean(axis=1))
+
+    def test_areas_over_time_have_a_panel_an_allocator(self, plain: Results) -> None:
+        figure = figures.fragmentation(plain)
+        titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+        assert titles == list(synthetic.POLICIES)
+
+    def test_throughput_is_against_the_rate_in_its_order(self, swept: Results) -> None:
+        left, right = figures.throughput(swept).axes
+        rows = Rows.of(swept)
+        line = next(line for line in left.lines if line.get_color() == Look(rows).colour("paged"))
+        assert xs(line).tolist() == [0.25, 0.5, 2.0]
+        points = {point.values[synthetic.RATE]: point for point in rows.points}
+        means = [rows.mean(points[rate], "paged", "throughput_requests_per_s") for rate in (0.25, 0.5, 2.0)]
+        assert ys(line) == pytest.approx(means)
+        assert left.get_xlabel() == "arrival rate (requests/s)"
+        assert right.get_yscale() == "log"
+        assert "offered" in texts(left)
+
+    def test_throughput_without_a_sweep_is_bars(self, plain: Results) -> None:
+        left, _ = figures.throughput(plain).axes
+        widths = [patch.get_width() for patch in left.patches if isinstance(patch, Rectangle)]
+        assert widths == pytest.approx(plain.summary["throughput_output_tokens_per_s"].tolist())
+
+    def test_values_that_are_no_numbers_are_places(self, tmp_path: Path) -> None:
+        results = synthetic.write(tmp_path / "r", sweep={"scheduler.policy": ["mixed", "chunked"]}, num_requests=40)
+        left, _ = figures.throughput(results).axes
+        assert [label.get_text() for label in left.get_xticklabels()] == ["mixed", "chunked"]
+
+    def test_a_second_key_stays_at_the_highest_load(self, tmp_path: Path) -> None:
+        sweep: dict[str, list[Any]] = {synthetic.RATE: [0.5, 1.0], synthetic.BLOCK_SIZE: [8, 16]}
+        results = synthetic.write(tmp_path / "r", sweep=sweep, num_requests=40)
+        figure = figures.throughput(results)
+        assert "Throughput and latency (block_size 8)" in texts(figure)
+        assert xs(figure.axes[0].lines[0]).tolist() == [0.5, 1.0]
+        assert "What the block size changes (rate 1)" in texts(figures.blocks(results))
+
+    def test_blocks_show_what_is_wasted(self, sized: Results) -> None:
+        _, right = figures.blocks(sized).axes
+        paged = sized.summary[sized.summary["allocator"] == "paged"]
+        assert xs(right.lines[0]).tolist() == SIZES
+        assert ys(right.lines[0]) == pytest.approx((100 * (paged["internal"] + paged["external"])).tolist())
+
+    def test_latency_is_that_of_the_measured_requests(self, plain: Results) -> None:
+        left, right = figures.latency(plain).axes
+        requests = plain.requests("max-seed0")
+        measured = requests[(requests["status"] == "finished") & (requests["measured"] == 1)]
+        for axes, column in ((left, "ttft_s"), (right, "tpot_s")):
+            x = xs(axes.lines[0])
+            assert (x[0], x[-1]) == pytest.approx((measured[column].min(), measured[column].max()))
+            assert x[98] == pytest.approx(np.quantile(measured[column].dropna(), ys(axes.lines[0])[98] / 100))
+
+
+class TestLooks:
+    @pytest.mark.parametrize("kind", list(figures.KINDS))
+    def test_no_two_texts_overlap(self, kind: str, plain: Results, swept: Results, sized: Results) -> None:
+        for results in (plain, swept, sized):
+            if kind not in figures.sensible(results):
+                continue
+            figure = figures.draw(results, kind)
+            boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in drawn_texts(figure)]
+            for index, (first, box) in enumerate(boxes):
+                clashes = [second for second, other in boxes[index + 1 :] if box.overlaps(other)]
+                assert not clashes, f"{first!r} overlaps {clashes}"
+
+    def test_rows_keep_their_colour_and_the_bound_is_grey(self, plain: Results, swept: Results) -> None:
+        first, second = Look(Rows.of(plain)), Look(Rows.of(swept))
+        colours = [first.colour(name) for name in synthetic.POLICIES]
+        assert colours == [second.colour(name) for name in synthetic.POLICIES]
+        assert len(set(colours)) == len(colours)
+        assert first.line("ideal")["linestyle"] != "solid"
+
+    def test_the_users_own_settings_stay(self, plain: Results) -> None:
+        before = dict(mpl.rcParams)
+        figures.memory(plain)
+        assert dict(mpl.rcParams) == before
+
+
+class TestFiles:
+    @pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
+    def test_the_same_results_give_the_same_bytes(self, plain: Results, tmp_path: Path, ending: str) -> None:
+        for name in ("one", "two"):
+            figures.plot(Results.load(plain.folder), "latency", tmp_path / f"{name}.{ending}")
+        assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
+
+    def test_all_that_make_sense_are_written(self, sized: Results, plain: Results, tmp_path: Path) -> None:
+        kinds = [path.stem for path in figures.write_all(sized, tmp_path / "sized") if path.suffix == ".svg"]
+        assert kinds == list(figures.KINDS)
+        assert figures.sensible(plain) == [kind for kind in figures.KINDS if kind != "blocks"]
+        for path in (tmp_path / "sized").glob("*.png"):
+            assert path.read_bytes().startswith(b"\x89PNG")
+        for path in (tmp_path / "sized").glob("*.svg"):
+            assert ET.parse(path).getroot().tag.endswith("svg")
+
+    def test_without_a_name_a_plot_goes_to_the_results(self, plain: Results) -> None:
+        assert figures.plot(plain.folder, "batch") == plain.folder / "plots" / "batch.svg"
+        assert (plain.folder / "plots" / "batch.svg").is_file()
+
+    def test_an_inlined_figure_scales_and_follows_the_ink_of_the_page(self, plain: Results) -> None:
+        text = inline_svg(figures.memory(plain), "memory")
+        root = ET.fromstring(text)
+        assert "width" not in root.attrib
+        assert "viewBox" in root.attrib
+        assert "currentColor" in text
+        ids = [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
+        assert ids
+        assert all(name.startswith("memory-") for name in ids)
+        links = [value[1:] for element in root.iter() for key, value in element.attrib.items() if key.endswith("href")]
+        assert links
+        assert set(links) <= set(ids)
+
+    @pytest.mark.parametrize(
+        ("kind", "out", "problem"),
+        [
+            ("memry", None, "there is no figure 'memry'; did you mean 'memory'"),
+            ("blocks", None, "a figure of block sizes needs a sweep over one"),
+            ("memory", "x.jpg", "a figure ends in .svg, .png, .pdf"),
+            ("memory", "file/x.svg", "cannot write"),
+        ],
+    )
+    def test_bad_wishes_are_told(
+        self, plain: Results, tmp_path: Path, kind: str, out: str | None, problem: str
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ConfigError, match=problem):
+            figures.plot(plain, kind, tmp_path / out if out else None)
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_results_without_a_run_have_nothing_to_draw(self, tmp_path: Path) -> None:
+        results = synthetic.write(tmp_path / "r", rows=("max",), fail="max-seed0", num_requests=20)
+        assert figures.write_all(results) == []
+        with pytest.raises(ConfigError, match="no run of synthetic is done"):
+            figures.plot(results, "memory")
+
+    def test_saving_again_gives_the_same_file(self, plain: Results, tmp_path: Path) -> None:
+        figure = figures.draw(plain, "throughput")
+        first = save(figure, tmp_path / "a.svg").read_bytes()
+        assert save(figure, tmp_path / "b.svg").read_bytes() == first
+
+
+def test_the_module_of_figures_loads_matplotlib_only_to_draw() -> None:
+    program = "import sys, pagesim.report.figures; sys.exit(any(m in sys.modules for m in ('matplotlib', 'seaborn')))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def drawn_texts(figure: Any) -> list[Any]:
+    """Return the texts that are drawn: an axis keeps labels of ticks that it does not show."""
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            shown = {id(tick) for tick in axis._update_ticks() if low <= tick.get_loc() <= high and axes.get_visible()}
+            for tick in [*axis.majorTicks, *axis.minorTicks]:
+                if id(tick) not in shown:
+                    hidden |= {id(tick.label1), id(tick.label2)}
+    found = figure.findobj(mpl.text.Text)
+    return [text for text in found if text.get_text().strip() and text.get_visible() and id(text) not in hidden]
