@@ -53,7 +53,7 @@ def blocks(results: Results | pd.DataFrame) -> Figure:
     summary = rows.summary.assign(**{wasted: 100 * (rows.summary["internal"] + rows.summary["external"])})
     figures = (
         ("throughput_output_tokens_per_s", "output tokens/s", False),
-        (wasted, "internal and external (% of the KV cache)", False),
+        (wasted, "wasted: internal + external (%)", False),
     )
     return _against(Rows(summary, rows.sweep_keys, rows.baseline), key, figures, "What the block size changes")
 
