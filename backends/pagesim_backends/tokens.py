@@ -98,11 +98,15 @@ def _forks(sequence: Sequence) -> list[tuple[int, int]]:
     return forks[::-1] or [(sequence.request.prompt_tokens, sequence.index)]
 
 
+def keys_at(streams: Words, positions: npt.NDArray[np.int64]) -> Words:
+    """Return the key of one token of each stream; everything else about it follows from its key."""
+    return mix(streams + positions.astype(np.uint32) * np.uint32(_STRIDE))
+
+
 def token_keys(runs: list[Run]) -> Words:
-    """Return one key a token, in order; everything else about it follows from its key."""
+    """Return one key a token of adjacent runs, in order."""
     parts = [
-        mix(np.uint32(run.stream) + np.arange(run.start, run.stop, dtype=np.uint32) * np.uint32(_STRIDE))
-        for run in runs
+        keys_at(np.full(run.stop - run.start, run.stream, np.uint32), np.arange(run.start, run.stop)) for run in runs
     ]
     return np.concatenate(parts) if parts else np.zeros(0, np.uint32)
 

@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cupy
 import numpy as np
 
 from pagesim.errors import BackendError
 from pagesim_backends.cuda import kernels
-from pagesim_backends.cuda.kernels import DECODE_PARAMS, Addressing, Form
-from pagesim_backends.cuda.plan import DecodePlan, Heads
+from pagesim_backends.cuda.kernels import DECODE_PARAMS, PREFILL_PARAMS, Addressing, Form, PoolView
+from pagesim_backends.cuda.plan import MAX_SPLITS, Heads
+from pagesim_backends.cuda.planner import Planner
 
-Array = Any  # cupy.ndarray
+
+class Memory(Protocol):
+    """Device buffers by name; see ``backend.Buffers``."""
+
+    def reserve(self, name: str, num_bytes: int, *, zero: bool = False) -> int:
+        """Return the address of a buffer of at least so many bytes."""
+        ...
 
 
-@dataclass(frozen=True)
-class PoolView:
-    """K and V of one layer, as a kernel sees them.
+class DecodeBuffers:
+    """Room for the partial results of split sequences.
 
-    Attributes:
-        key, value: device addresses of slot 0.
-        block_stride, token_stride, head_stride: elements from one to the next.
-        block_size: slots of a block, a power of two.
+    Args:
+        memory: where the buffers are.
+        head_dim: elements of a head.
     """
 
-    key: int
-    value: int
-    block_stride: int
-    token_stride: int
-    head_stride: int
-    block_size: int
+    def __init__(self, memory: Memory, head_dim: int) -> None:
+        self._memory = memory
+        self._head_dim = head_dim
+        self.output = self.state = self.arrivals = 0
 
-
-@dataclass(frozen=True)
-class DevicePlan:
-    """A ``DecodePlan`` on the device, with room for its partial results."""
-
-    plan: DecodePlan
-    items: Array
-    partial_output: Array
-    partial_state: Array
-    arrivals: Array
+    def reserve(self, num_slots: int, item_heads: int) -> None:
+        """Make room for ``num_slots`` rows of ``item_heads`` heads."""
+        rows = num_slots * item_heads
+        self.output = self._memory.reserve("partial_output", rows * self._head_dim * 4)
+        self.state = self._memory.reserve("partial_state", rows * 8)
+        self.arrivals = self._memory.reserve("arrivals", num_slots * 4, zero=True)
 
 
 class Decode:
@@ -67,56 +65,103 @@ class Decode:
         self.bf16 = bf16
         self.addressing = addressing
         self.device = cupy.cuda.Device()
-        self.num_sms = int(self.device.attributes["MultiProcessorCount"])
-        self.scale = math.log2(math.e) / math.sqrt(head_dim)
-
-    def upload(self, plan: DecodePlan) -> DevicePlan:
-        """Copy a plan to the device."""
-        rows = max(plan.num_slots, 1) * plan.item_heads
-        return DevicePlan(
-            plan,
-            cupy.asarray(plan.items.view(np.uint8)),
-            cupy.empty((rows, self.head_dim), np.float32),
-            cupy.empty((rows, 2), np.float32),
-            cupy.zeros(max(plan.num_slots, 1), np.int32),
+        attributes = self.device.attributes
+        self.planner = Planner(
+            self.heads,
+            head_dim,
+            int(attributes["MultiProcessorCount"]),
+            max_shared_bytes=int(attributes["MaxSharedMemoryPerBlockOptin"]),
         )
+        self.scale = math.log2(math.e) / math.sqrt(head_dim)
 
     def kernel(self, form: Form) -> Any:
         """Return the compiled kernel for a form."""
         variant = kernels.decode_variant(self.head_dim, self.bf16, self.heads.group, form, self.addressing)
         return kernels.load(variant, self.device.id)
 
-    def launch(self, sent: DevicePlan, pool: PoolView, query: int, output: int, block_tables: int, stream: Any) -> None:
+    def launch(
+        self,
+        form: Form,
+        items: int,
+        num_items: int,
+        buffers: DecodeBuffers,
+        pool: PoolView,
+        query: int,
+        output: int,
+        block_tables: int,
+        stream: Any,
+    ) -> None:
         """Enqueue the attention of one layer; addresses are of the device.
 
         Args:
-            sent: from ``upload``.
+            form: of the plan.
+            items: work items of the plan, dtype ``WORK_ITEM``; num_items: how many, empty ones included.
+            buffers: with room for the plan's slots.
             pool: K and V of the layer.
             query, output: [sequences, query heads, head_dim].
             block_tables: int32, the tables of all sequences one after the other.
             stream: a cupy stream.
         """
-        plan = sent.plan
-        kernel = self.kernel(plan.form)
+        kernel = self.kernel(form)
         params = np.zeros((), DECODE_PARAMS)
         params["query"], params["output"], params["block_tables"] = query, output, block_tables
-        params["key"], params["value"] = pool.key, pool.value
-        params["items"] = sent.items.data.ptr
-        params["partial_output"] = sent.partial_output.data.ptr
-        params["partial_state"] = sent.partial_state.data.ptr
-        params["arrivals"] = sent.arrivals.data.ptr
+        params["key"], params["value"], params["items"] = pool.key, pool.value, items
+        params["partial_output"], params["partial_state"] = buffers.output, buffers.state
+        params["arrivals"] = buffers.arrivals
         params["block_stride"] = pool.block_stride
         params["token_stride"] = pool.token_stride
         params["head_stride"] = pool.head_stride
         params["scale"] = self.scale
         params["num_query_heads"] = self.num_query_heads
         params["group"] = self.heads.group
-        params["item_heads"] = plan.item_heads
+        params["item_heads"] = self.heads.per_item
         params["log2_block_size"] = pool.block_size.bit_length() - 1
-        shared = kernels.decode_shared_bytes(plan.form.num_warps, plan.item_heads, self.head_dim, plan.max_splits)
+        shared = kernels.decode_shared_bytes(form.num_warps, self.heads.per_item, self.head_dim, MAX_SPLITS)
         allow_shared(kernel, shared)
         with stream:
-            kernel((plan.num_blocks,), (32 * plan.form.num_warps,), (params,), shared_mem=shared)
+            kernel((num_items,), (32 * form.num_warps,), (params,), shared_mem=shared)
+
+
+class Prefill:
+    """Prefill attention for one model on the current device; arguments and errors as ``Decode``."""
+
+    def __init__(
+        self, num_query_heads: int, num_kv_heads: int, head_dim: int, *, bf16: bool, addressing: Addressing
+    ) -> None:
+        check_sizes(num_query_heads, num_kv_heads, head_dim)
+        self.num_query_heads = num_query_heads
+        self.num_kv_heads = num_kv_heads
+        self.head_dim = head_dim
+        self.scale = math.log2(math.e) / math.sqrt(head_dim)
+        variant = kernels.prefill_variant(head_dim, bf16, addressing)
+        self.kernel = kernels.load(variant, cupy.cuda.Device().id)
+        self.shared_bytes = kernels.prefill_shared_bytes(head_dim)
+        allow_shared(self.kernel, self.shared_bytes)
+
+    def launch(
+        self, items: int, num_items: int, pool: PoolView, query: int, output: int, block_tables: int, stream: Any
+    ) -> None:
+        """Enqueue the attention of one layer; addresses are of the device.
+
+        Args:
+            items: dtype ``batch.PREFILL_ITEM``; num_items: how many.
+            pool: K and V of the layer, the chunk's own stored already.
+            query, output: [tokens, query heads, head_dim].
+            block_tables: int32, the tables of all sequences one after the other.
+            stream: a cupy stream.
+        """
+        params = np.zeros((), PREFILL_PARAMS)
+        params["query"], params["output"], params["block_tables"] = query, output, block_tables
+        params["key"], params["value"], params["items"] = pool.key, pool.value, items
+        params["block_stride"] = pool.block_stride
+        params["token_stride"] = pool.token_stride
+        params["head_stride"] = pool.head_stride
+        params["scale"] = self.scale
+        params["num_query_heads"] = self.num_query_heads
+        params["group"] = self.num_query_heads // self.num_kv_heads
+        params["log2_block_size"] = pool.block_size.bit_length() - 1
+        with stream:
+            self.kernel((num_items, self.num_kv_heads), (256,), (params,), shared_mem=self.shared_bytes)
 
 
 def allow_shared(kernel: Any, num_bytes: int) -> None:

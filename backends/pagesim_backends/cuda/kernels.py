@@ -100,6 +100,24 @@ class Form:
 
 
 @dataclass(frozen=True)
+class PoolView:
+    """K and V of one layer, as a kernel sees them.
+
+    Attributes:
+        key, value: device addresses of slot 0.
+        block_stride, token_stride, head_stride: elements from one to the next.
+        block_size: slots of a block, a power of two.
+    """
+
+    key: int
+    value: int
+    block_stride: int
+    token_stride: int
+    head_stride: int
+    block_size: int
+
+
+@dataclass(frozen=True)
 class Variant:
     """One compilation of a source file.
 

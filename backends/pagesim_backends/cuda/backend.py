@@ -1,0 +1,527 @@
+"""Executes steps on an NVIDIA GPU: real blocks are copied, swapped, written and attended to, and timed.
+
+There is no model to run: q, K and V of a token come from a hash (``tokens.py``), in all layers, so that
+every policy computes the same attention. What is measured is what a policy changes: moving blocks, storing
+K and V, attention over the whole context. What no policy changes, the linear layers, is priced by the cost
+model and added, so that a run's tables can be read beside the cost model's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pagesim.backend import Machine, Step, StepResult
+from pagesim.errors import BackendError, ConfigError
+from pagesim.units import ticks
+from pagesim_backends.cache_shape import CacheShape
+
+try:
+    import cupy
+except ImportError:
+    raise BackendError(
+        "backend cuda needs CuPy; install the extra that fits the driver: pip install 'pagesim[cuda13]'"
+    ) from None
+
+from pagesim_backends.cuda import kernels
+from pagesim_backends.cuda.attention import Decode, DecodeBuffers, Prefill, check_sizes
+from pagesim_backends.cuda.batch import Batch, Batcher
+from pagesim_backends.cuda.kernels import Addressing
+from pagesim_backends.cuda.plan import WORK_ITEM, DecodePlan
+from pagesim_backends.cuda.pool import ELEMENT_BYTES, Pool
+from pagesim_backends.moves import batches
+
+Array = Any  # cupy.ndarray
+Part = Literal["copies", "swaps", "prefill", "attention"]
+
+SCRATCH_BYTES: Final = 2**30
+"""Bound of the buffers for q, K, V and outputs; layers are computed in passes that fit."""
+
+DTYPES: Final = {"float16": False, "bfloat16": True}
+
+
+class Pricer(Protocol):
+    """Says what the parts of a step take that are not executed."""
+
+    def execute(self, step: Step) -> StepResult:
+        """Return the price of a step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the last step did on this machine.
+
+    Attributes:
+        device_s: seconds between device events around everything but drawing the tokens.
+        host_s: seconds that the host spent on planning and launching; not part of the duration.
+        read_bytes: K and V that attention had to read, each once.
+        copied_bytes, swapped_out_bytes, swapped_in_bytes: moved by the plan.
+    """
+
+    device_s: float = 0.0
+    host_s: float = 0.0
+    read_bytes: int = 0
+    copied_bytes: int = 0
+    swapped_out_bytes: int = 0
+    swapped_in_bytes: int = 0
+
+
+class Cuda:
+    """The same steps on an NVIDIA GPU: a real KV pool, paged attention kernels, measured durations.
+
+    Args:
+        num_blocks, block_size: of the policy's pool; block sizes are powers of two.
+        num_host_blocks: of the host pool, 0 without one.
+        num_layers, num_query_heads, num_kv_heads, head_dim: of the model, on this GPU.
+        dtype: float16 or bfloat16.
+        contiguous: whether tables are runs of adjacent blocks, so that no table is read.
+        seed: of the hash that gives q, K and V.
+        linear: prices the layers that are not executed; None: only what is measured counts.
+        keep_outputs: keep the attention output of every token, for tests.
+
+    Raises BackendError where the GPU, the sizes or the memory do not serve, before any work.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        block_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        num_host_blocks: int = 0,
+        dtype: str = "float16",
+        contiguous: bool = False,
+        seed: int = 0,
+        linear: Pricer | None = None,
+        keep_outputs: bool = False,
+    ) -> None:
+        _check_device()
+        if dtype not in DTYPES:
+            raise BackendError(f"backend cuda computes in {' or '.join(DTYPES)}, not in {dtype!r}; set memory.dtype")
+        if block_size & (block_size - 1) or block_size > 256:
+            raise BackendError(
+                f"backend cuda serves block sizes 1, 2, 4, ... 256, not {block_size}; set the row's block_size"
+            )
+        check_sizes(num_query_heads, num_kv_heads, head_dim)
+        self.shape = CacheShape(
+            num_blocks, block_size, num_host_blocks, num_layers, num_query_heads, num_kv_heads, head_dim
+        )
+        self.bf16 = DTYPES[dtype]
+        self.linear = linear
+        self.keep_outputs = keep_outputs
+        self.outputs: dict[tuple[int, int], npt.NDArray[np.uint16]] = {}
+        self.last = Measured()
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        addressing = _addressing(block_size, contiguous)
+        self.pool = Pool(self.shape, contiguous=contiguous, bf16=self.bf16, stream=self.stream)
+        sizes = (num_query_heads, num_kv_heads, head_dim)
+        self.decode = Decode(*sizes, bf16=self.bf16, addressing=addressing)
+        self.prefill = Prefill(*sizes, bf16=self.bf16, addressing=addressing)
+        self._batcher = Batcher(seed, block_size, contiguous=contiguous, group=self.shape.group)
+        device = cupy.cuda.Device().id
+        self._draw = kernels.load(kernels.cache_variant("draw_tokens", self.bf16), device)
+        self._write = kernels.load(kernels.cache_variant("write_tokens", self.bf16), device)
+        self._buffers = Buffers()
+        self._decode_buffers = DecodeBuffers(self._buffers, head_dim)
+        self._graphs: dict[tuple[object, ...], Any] = {}
+        self._graph_generation = 0
+
+    @classmethod
+    def from_machine(cls, machine: Machine, *, linear: str = "cost_model") -> Cuda:
+        """Return the backend for one row of an experiment.
+
+        Args:
+            machine: gives model, pool and seed.
+            linear: ``cost_model`` adds the price of the linear layers and of an iteration's constant;
+                ``none`` counts only what is measured.
+
+        Raises ConfigError on another ``linear``; BackendError as the constructor.
+        """
+        if linear not in ("cost_model", "none"):
+            raise ConfigError(f"backend.linear: {linear!r} is unknown; allowed: cost_model, none")
+        pricer: Pricer | None = None
+        if linear == "cost_model":
+            from pagesim_backends.cost_model import CostModel
+
+            pricer = CostModel.from_machine(machine)
+        model, degree = machine.model, machine.tensor_parallel
+        return cls(
+            num_blocks=machine.num_blocks,
+            block_size=machine.block_size,
+            num_host_blocks=machine.num_host_blocks,
+            num_layers=model.num_layers,
+            num_query_heads=model.num_heads // degree,
+            num_kv_heads=max(model.num_kv_heads // degree, 1),
+            head_dim=model.head_dim,
+            dtype=machine.dtype,
+            contiguous=machine.contiguous,
+            seed=machine.seed,
+            linear=pricer,
+        )
+
+    def execute(self, step: Step) -> StepResult:
+        """Perform one step and return what the device measured, and the price of the linear layers.
+
+        Raises BackendError if the device runs out of memory or a kernel fails.
+        """
+        started = time.perf_counter()
+        marks = Marks(self.stream)
+        try:
+            moved = self._move(step, marks)
+            read = self._compute(step, marks)
+            host = time.perf_counter() - started
+            self.stream.synchronize()
+        except (cupy.cuda.memory.OutOfMemoryError, cupy.cuda.runtime.CUDARuntimeError) as error:
+            raise BackendError(f"the GPU failed in a step of {step.num_tokens} tokens: {error}") from None
+        spent = marks.seconds()
+        self.last = Measured(sum(spent.values()), host, read, *moved)
+        return self._result(step, {part: ticks(seconds) for part, seconds in spent.items()})
+
+    def close(self) -> None:
+        """Wait for transfers that still run."""
+        self.pool.synchronize()
+
+    def _move(self, step: Step, marks: Marks) -> tuple[int, int, int]:
+        """Enqueue the plan's moves; return bytes copied, swapped out and swapped in."""
+        moved = {"copy": 0, "swap_out": 0, "swap_in": 0}
+        for batch in batches(step.ops):
+            with marks.during("copies" if batch.kind == "copy" else "swaps"):
+                self.pool.perform(batch)
+            moved[batch.kind] += len(batch.blocks) * self.pool.block_bytes
+        return moved["copy"], moved["swap_out"], moved["swap_in"]
+
+    def _compute(self, step: Step, marks: Marks) -> int:
+        """Enqueue writing and attention; return the bytes of K and V that attention reads."""
+        batch = self._batcher.batch(step)
+        if not batch.num_tokens:
+            return 0
+        plan = self.decode.planner.plan(batch.lengths, batch.tables) if len(batch.lengths) else None
+        rows = batch.num_tokens if len(batch.prefill_items) else _bucket(batch.num_tokens)
+        sent = self._send(batch, plan, rows)
+        per_layer = rows * 2 * (self.shape.num_query_heads + self.shape.num_kv_heads) * self.shape.head_dim
+        layers = max(1, min(self.shape.num_layers, SCRATCH_BYTES // (per_layer * ELEMENT_BYTES)))
+        scratch = self._scratch(rows, layers)
+        for first in range(0, self.shape.num_layers, layers):
+            count = min(layers, self.shape.num_layers - first)
+            self._draw_tokens(sent, scratch, first, count)
+            if plan is not None and not len(batch.prefill_items):
+                with marks.during("attention"):
+                    self._replay(plan, sent, scratch, first, count)
+            else:
+                with marks.during("prefill"):
+                    for layer in range(count):
+                        self._write_tokens(sent, scratch, first, layer)
+                    for layer in range(count):
+                        self._attend_prompts(batch, sent, scratch, first, layer)
+                if plan is not None:
+                    with marks.during("attention"):
+                        for layer in range(count):
+                            self._attend_decodes(plan, batch.num_prefill_tokens, sent, scratch, first, layer)
+            if self.keep_outputs:
+                self._keep(batch, scratch, first, count)
+        context = int(batch.lengths.sum())
+        context += sum(chunk.sequence.num_stored + chunk.num_tokens for chunk in step.prefills)
+        return context * self.pool.block_bytes // self.shape.block_size
+
+    def _send(self, batch: Batch, plan: DecodePlan | None, rows: int) -> Sent:
+        """Copy the step's arrays to the device; rows past the tokens are drawn and written to the spare slot."""
+        padding = rows - batch.num_tokens
+        keys = np.concatenate((batch.keys, np.zeros(padding, np.uint32)))
+        slots = np.concatenate((batch.slots, np.full(padding, self.pool.spare_slot, np.int32)))
+        num_items = 0
+        if plan is not None:
+            num_items = _bucket(len(plan.items))
+            items = np.zeros(num_items, WORK_ITEM)  # those past the plan's are empty
+            items[: len(plan.items)] = plan.items
+            self._buffers.send("items", items, self.stream)
+            self._decode_buffers.reserve(_bucket(max(plan.num_slots, 1)), plan.item_heads)
+        return Sent(
+            keys=self._buffers.send("keys", keys, self.stream),
+            slots=self._buffers.send("slots", slots, self.stream),
+            block_tables=self._buffers.send("block_tables", batch.block_tables, self.stream),
+            prefill_items=self._buffers.send("prefill_items", batch.prefill_items, self.stream),
+            items=self._buffers.address("items"),
+            num_items=num_items,
+            rows=rows,
+        )
+
+    def _scratch(self, rows: int, layers: int) -> Scratch:
+        dim = self.shape.head_dim * ELEMENT_BYTES
+        query, kv = (rows * heads * dim for heads in (self.shape.num_query_heads, self.shape.num_kv_heads))
+        return Scratch(
+            query=self._buffers.reserve("query", layers * query),
+            output=self._buffers.reserve("output", layers * query),
+            key=self._buffers.reserve("key", layers * kv),
+            value=self._buffers.reserve("value", layers * kv),
+            query_bytes=query,
+            kv_bytes=kv,
+        )
+
+    def _draw_tokens(self, sent: Sent, scratch: Scratch, first: int, count: int) -> None:
+        params = np.zeros((), kernels.TOKEN_PARAMS)
+        params["keys"], params["query"], params["key"], params["value"] = (
+            sent.keys,
+            scratch.query,
+            scratch.key,
+            scratch.value,
+        )
+        params["num_tokens"], params["num_layers"], params["first_layer"] = sent.rows, count, first
+        params["num_query_heads"], params["num_kv_heads"] = self.shape.num_query_heads, self.shape.num_kv_heads
+        params["head_dim"] = self.shape.head_dim
+        with self.stream:
+            self._draw((sent.rows, count), (256,), (params,))
+
+    def _write_tokens(self, sent: Sent, scratch: Scratch, first: int, layer: int) -> None:
+        view = self.pool.view(first + layer)
+        params = np.zeros((), kernels.WRITE_PARAMS)
+        params["key"] = scratch.key + layer * scratch.kv_bytes
+        params["value"] = scratch.value + layer * scratch.kv_bytes
+        params["key_pool"], params["value_pool"], params["slots"] = view.key, view.value, sent.slots
+        params["block_stride"], params["token_stride"], params["head_stride"] = (
+            view.block_stride,
+            view.token_stride,
+            view.head_stride,
+        )
+        params["num_tokens"], params["num_kv_heads"] = sent.rows, self.shape.num_kv_heads
+        params["head_dim"], params["log2_block_size"] = self.shape.head_dim, view.block_size.bit_length() - 1
+        vectors = sent.rows * self.shape.num_kv_heads * self.shape.head_dim // 8
+        with self.stream:
+            self._write((-(-vectors // 256),), (256,), (params,))
+
+    def _attend_prompts(self, batch: Batch, sent: Sent, scratch: Scratch, first: int, layer: int) -> None:
+        offset = layer * scratch.query_bytes
+        self.prefill.launch(
+            sent.prefill_items,
+            len(batch.prefill_items),
+            self.pool.view(first + layer),
+            scratch.query + offset,
+            scratch.output + offset,
+            sent.block_tables,
+            self.stream,
+        )
+
+    def _attend_decodes(
+        self, plan: DecodePlan, first_row: int, sent: Sent, scratch: Scratch, first: int, layer: int
+    ) -> None:
+        row_bytes = self.shape.num_query_heads * self.shape.head_dim * ELEMENT_BYTES
+        offset = layer * scratch.query_bytes + first_row * row_bytes
+        self.decode.launch(
+            plan.form,
+            sent.items,
+            sent.num_items,
+            self._decode_buffers,
+            self.pool.view(first + layer),
+            scratch.query + offset,
+            scratch.output + offset,
+            sent.block_tables,
+            self.stream,
+        )
+
+    def _replay(self, plan: DecodePlan, sent: Sent, scratch: Scratch, first: int, count: int) -> None:
+        """Write and attend in ``count`` layers by one graph, captured when such a step first occurs.
+
+        What a graph holds are addresses and sizes of launches, not the plan: any step with as many rows and
+        work items, rounded up, replays it.
+        """
+        if self._graph_generation != self._buffers.generation:
+            self._graphs.clear()
+            self._graph_generation = self._buffers.generation
+        name = (plan.form, sent.num_items, sent.rows, first, count)
+        if name not in self._graphs:
+            self.decode.kernel(plan.form)  # compiled before the capture begins
+            self.stream.begin_capture()
+            try:
+                for layer in range(count):
+                    self._write_tokens(sent, scratch, first, layer)
+                    self._attend_decodes(plan, 0, sent, scratch, first, layer)
+            finally:
+                graph = self.stream.end_capture()
+            self._graphs[name] = graph
+        self._graphs[name].launch(self.stream)
+
+    def _keep(self, batch: Batch, scratch: Scratch, first: int, count: int) -> None:
+        """Keep the outputs of each token, as bits, under (its key, layer)."""
+        heads, dim = self.shape.num_query_heads, self.shape.head_dim
+        rows = scratch.query_bytes // (heads * dim * ELEMENT_BYTES)
+        self.stream.synchronize()
+        held = (
+            self._buffers.read("output", count * scratch.query_bytes).view(np.uint16).reshape(count, rows, heads, dim)
+        )
+        for row, key in enumerate(batch.keys.tolist()):
+            for layer in range(count):
+                self.outputs[key, first + layer] = held[layer, row].copy()
+
+    def _result(self, step: Step, spent: dict[Part, int]) -> StepResult:
+        attention, copies, swaps = spent.get("attention", 0), spent.get("copies", 0), spent.get("swaps", 0)
+        prefill = spent.get("prefill", 0)
+        weights = overhead = 0
+        num_prefilled = sum(chunk.num_tokens for chunk in step.prefills)
+        if self.linear is not None and step.num_tokens:
+            decodes = self.linear.execute(
+                Step(num_decodes=step.num_decodes, table_entries=step.table_entries, padding_tokens=step.padding_tokens)
+            )
+            weights, overhead = decodes.weights, decodes.overhead
+            if num_prefilled:
+                padded = Step(num_decodes=step.num_decodes, padding_tokens=step.padding_tokens + num_prefilled)
+                prefill += self.linear.execute(padded).weights - weights
+        recompute = 0
+        if num_prefilled:
+            recompute = prefill * sum(chunk.num_recomputed for chunk in step.prefills) // num_prefilled
+        duration = weights + attention + prefill + copies + swaps + overhead
+        if not duration:
+            duration = overhead = 1
+        return StepResult(duration, weights, attention, prefill - recompute, recompute, copies, swaps, overhead)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Device addresses of a step's arrays.
+
+    Attributes:
+        keys, slots: one a row.
+        block_tables, prefill_items, items: see ``Batch`` and ``DecodePlan``.
+        num_items: decode work items, empty ones included.
+        rows: tokens, padding included.
+    """
+
+    keys: int
+    slots: int
+    block_tables: int
+    prefill_items: int
+    items: int
+    num_items: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Device addresses of q, K, V and outputs of several layers, and the bytes of one layer."""
+
+    query: int
+    output: int
+    key: int
+    value: int
+    query_bytes: int
+    kv_bytes: int
+
+
+class Buffers:
+    """Device buffers by name, which grow and never shrink.
+
+    ``generation`` rises whenever one of them moves: a captured graph that holds its address is void.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._held: dict[str, Array] = {}
+        self._pinned: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}
+
+    def reserve(self, name: str, num_bytes: int, *, zero: bool = False) -> int:
+        """Return the address of a buffer of at least so many bytes; what it held is lost if it moves."""
+        held = self._held.get(name)
+        if held is None or held.nbytes < num_bytes:
+            self._held.pop(name, None)
+            size = max(num_bytes + num_bytes // 4, 4096)
+            self._held[name] = cupy.zeros(size, np.uint8) if zero else cupy.empty(size, np.uint8)
+            cupy.cuda.Device().synchronize()
+            self.generation += 1
+        return self.address(name)
+
+    def address(self, name: str) -> int:
+        """Return the address of a buffer, 0 if there is none."""
+        held = self._held.get(name)
+        return 0 if held is None else int(held.data.ptr)
+
+    def send(self, name: str, values: npt.NDArray[Any], stream: Any) -> int:
+        """Copy an array to its buffer, through pinned memory, and return the address."""
+        if not values.nbytes:
+            return self.address(name)
+        address = self.reserve(name, values.nbytes)
+        pinned = self._pinned.get(name)
+        if pinned is None or pinned.nbytes < values.nbytes:
+            size = self._held[name].nbytes
+            pinned = self._pinned[name] = np.frombuffer(cupy.cuda.alloc_pinned_memory(size), np.uint8, size)
+        pinned[: values.nbytes] = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+        runtime = cupy.cuda.runtime
+        runtime.memcpyAsync(address, pinned.ctypes.data, values.nbytes, runtime.memcpyHostToDevice, stream.ptr)
+        return address
+
+    def read(self, name: str, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """Return the first bytes of a buffer."""
+        held: npt.NDArray[np.uint8] = cupy.asnumpy(self._held[name][:num_bytes])
+        return held
+
+
+class Marks:
+    """Device events around the parts of a step."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._spans: list[tuple[Part, Any, Any]] = []
+
+    def during(self, part: Part) -> Span:
+        """Return a context; what is enqueued in it counts for ``part``."""
+        return Span(part, self._stream, self._spans.append)
+
+    def seconds(self) -> dict[Part, float]:
+        """Return the seconds of each part; the stream has been synchronized."""
+        spent: dict[Part, float] = {}
+        for part, begin, end in self._spans:
+            spent[part] = spent.get(part, 0.0) + cupy.cuda.get_elapsed_time(begin, end) / 1e3
+        return spent
+
+
+class Span:
+    """Records an event at its beginning and one at its end."""
+
+    def __init__(self, part: Part, stream: Any, done: Callable[[tuple[Part, Any, Any]], None]) -> None:
+        self._part = part
+        self._stream = stream
+        self._done = done
+        self._begin = cupy.cuda.Event()
+
+    def __enter__(self) -> None:
+        self._begin.record(self._stream)
+
+    def __exit__(self, *failure: object) -> None:
+        end = cupy.cuda.Event()
+        end.record(self._stream)
+        self._done((self._part, self._begin, end))
+
+
+def _bucket(count: int) -> int:
+    """Return ``count`` rounded up to one of eight sizes between two powers of two, so that graphs are few."""
+    step = max(1 << max(count.bit_length() - 4, 0), 1)
+    return -(-count // step) * step
+
+
+def _addressing(block_size: int, contiguous: bool) -> Addressing:
+    if contiguous:
+        return Addressing.CONTIGUOUS
+    return Addressing.PAGED if block_size >= kernels.CHUNK else Addressing.PAGED_SMALL
+
+
+def _check_device() -> None:
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendError(
+            f"backend cuda needs an NVIDIA GPU and a driver that fits this CuPy (CUDA "
+            f"{cupy.cuda.runtime.runtimeGetVersion() // 1000}): {error}"
+        ) from None
+    if not count:
+        raise BackendError(
+            "backend cuda needs an NVIDIA GPU, and CuPy sees none; take backend: cost_model or reference"
+        )
+    if int(cupy.cuda.Device().compute_capability) < 80:
+        raise BackendError("backend cuda needs a GPU of compute capability 8.0 or higher (Ampere, Ada, Hopper)")

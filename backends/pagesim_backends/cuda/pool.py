@@ -1,0 +1,267 @@
+"""The KV pool in device memory and the host pool in pinned memory; performs moves between them.
+
+Two layouts, both with the head and its elements last:
+
+    block-major   [block, layer, K/V, token, head, dim]    a block is one piece: one transfer swaps or copies it
+    layer-major   [K/V, layer, slot, head, dim]            a layer's slots are adjacent: for contiguous policies, and
+                                                           for blocks so small that block-major would scatter each
+                                                           layer's reads over the whole pool
+
+One spare block past the end takes the writes of padded tokens. Swaps gather blocks into a staging buffer
+by a kernel (or scatter them from it), so that what crosses the host link is contiguous and a swap-out's
+transfer runs beside the step that follows, on its own stream, while its blocks are written anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cupy
+import numpy as np
+import numpy.typing as npt
+
+from pagesim.errors import BackendError
+from pagesim.units import format_bytes
+from pagesim_backends.cache_shape import CacheShape
+from pagesim_backends.cuda import kernels
+from pagesim_backends.cuda.kernels import PoolView
+from pagesim_backends.moves import Batch, runs
+
+Array = Any  # cupy.ndarray
+Stream = Any  # cupy.cuda.Stream
+
+ELEMENT_BYTES: Final = 2
+STAGING_BYTES: Final = 256 * 2**20
+BLOCK_MAJOR_FROM: Final = 8 * 2**10
+"""Bytes of one layer's K of a block from which the block-major layout is taken."""
+DMA_FROM: Final = 64 * 2**10
+"""Bytes of an average host run from which the copy engines are used; shorter ones go by a small kernel."""
+LINK_BLOCKS: Final = 4
+"""Thread blocks of that kernel: enough for the host link, few enough to leave attention the memory."""
+_COPY_TILE: Final = 256 * 8 * 16  # bytes that a thread block of move_blocks has in flight
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Distances in a pool, in elements.
+
+    Attributes:
+        block, token, head: from one to the next, within K or V of a layer.
+        layer: from a layer to the next.
+        value: from K to V.
+        piece: elements of a piece: what lies adjacent of one block.
+        piece_stride: from a block's piece to its next.
+        num_pieces: of a block.
+    """
+
+    block: int
+    token: int
+    head: int
+    layer: int
+    value: int
+    piece: int
+    piece_stride: int
+    num_pieces: int
+
+    @classmethod
+    def of(cls, shape: CacheShape, num_blocks: int, *, block_major: bool) -> Layout:
+        """Return the layout of a pool of ``num_blocks`` blocks."""
+        token = shape.num_kv_heads * shape.head_dim
+        part = shape.block_size * token  # K of a block in one layer
+        if block_major:
+            whole = 2 * shape.num_layers * part
+            return cls(whole, token, shape.head_dim, 2 * part, part, whole, 0, 1)
+        plane = num_blocks * part
+        value = shape.num_layers * plane
+        return cls(part, token, shape.head_dim, plane, value, part, plane, 2 * shape.num_layers)
+
+
+class Pool:
+    """Device and host memory of one row of an experiment, allocated once.
+
+    Args:
+        shape: sizes.
+        contiguous: whether a sequence is read as one run of slots.
+        bf16: type of the elements.
+        stream: on which the step runs.
+
+    Raises BackendError where device memory or pinned host memory does not suffice, before any work.
+    """
+
+    def __init__(self, shape: CacheShape, *, contiguous: bool, bf16: bool, stream: Stream) -> None:
+        self.shape = shape
+        self.stream = stream
+        self.link = cupy.cuda.Stream(non_blocking=True)
+        self.block_bytes = shape.elements_per_block * ELEMENT_BYTES
+        part = self.block_bytes // (2 * shape.num_layers)
+        self.block_major = not contiguous and part >= BLOCK_MAJOR_FROM
+        num_blocks = shape.num_blocks + 1  # the spare one
+        self.spare_slot = shape.num_slots
+        self.layout = Layout.of(shape, num_blocks, block_major=self.block_major)
+        self._data = _allocate_device(num_blocks * self.block_bytes, shape.num_slots)
+        self._staging: Array = None
+        self._host: Any = None
+        if shape.num_host_blocks:
+            self._staging = _allocate_device(max(self.block_bytes, STAGING_BYTES), shape.num_slots)
+            self._host = _pin(shape.num_host_blocks * self.block_bytes)
+        self._staging_free = cupy.cuda.Event(disable_timing=True)
+        self._staging_full = cupy.cuda.Event(disable_timing=True)
+        self._move = kernels.load(kernels.cache_variant("move_blocks", bf16), cupy.cuda.Device().id)
+
+    def view(self, layer: int) -> PoolView:
+        """Return one layer as kernels see it."""
+        layout = self.layout
+        key = self._data.data.ptr + layer * layout.layer * ELEMENT_BYTES
+        value = key + layout.value * ELEMENT_BYTES
+        return PoolView(key, value, layout.block, layout.token, layout.head, self.shape.block_size)
+
+    def fill(self, bits: int) -> None:
+        """Set every element of the device pool, the spare block included: for tests."""
+        self._data.view(np.uint16).fill(bits)
+
+    def perform(self, batch: Batch) -> None:
+        """Enqueue one batch on the step's stream. A swap-out's transfer goes on beside what follows."""
+        if batch.kind == "copy":
+            self._copy(batch)
+        elif batch.kind == "swap_out":
+            self._swap_out(batch.blocks)
+        else:
+            self._swap_in(batch.blocks)
+
+    def synchronize(self) -> None:
+        """Wait until every transfer has ended."""
+        self.stream.synchronize()
+        self.link.synchronize()
+
+    def _copy(self, batch: Batch) -> None:
+        blocks, layout = batch.blocks, self.layout
+        if not batch.overlaps:
+            self._launch(self._data, self._data, blocks, layout, layout, self.stream)
+            return
+        # As memmove: in pieces through a buffer, from the end that is not overwritten first.
+        room = max(STAGING_BYTES // self.block_bytes, 1)
+        buffer = self._staging
+        if buffer is None:
+            buffer = _allocate_device(min(len(blocks), room) * self.block_bytes, self.shape.num_slots)
+        packed = Layout.of(self.shape, room, block_major=True)
+        upwards = blocks[0, 1] > blocks[0, 0]
+        ordered = blocks[::-1] if upwards else blocks
+        self.stream.wait_event(self._staging_free)
+        for first in range(0, len(ordered), room):
+            part = ordered[first : first + room]
+            places = np.arange(len(part), dtype=np.int32)
+            self._gather(np.stack((part[:, 0], places), axis=1), buffer, packed, self.stream)
+            self._scatter(np.stack((places, part[:, 1]), axis=1), buffer, packed, self.stream)
+
+    def _swap_out(self, blocks: npt.NDArray[np.int32]) -> None:
+        ordered = blocks[np.argsort(blocks[:, 1], kind="stable")]
+        packed, room = self._packed()
+        for first in range(0, len(ordered), room):
+            part = ordered[first : first + room]
+            places = np.arange(len(part), dtype=np.int32)
+            self.stream.wait_event(self._staging_free)
+            self._gather(np.stack((part[:, 0], places), axis=1), self._staging, packed, self.stream)
+            self._staging_full.record(self.stream)
+            self.link.wait_event(self._staging_full)
+            self._cross(part[:, 1], packed, to_host=True)
+            self._staging_free.record(self.link)
+
+    def _swap_in(self, blocks: npt.NDArray[np.int32]) -> None:
+        ordered = blocks[np.argsort(blocks[:, 0], kind="stable")]
+        packed, room = self._packed()
+        for first in range(0, len(ordered), room):
+            part = ordered[first : first + room]
+            places = np.arange(len(part), dtype=np.int32)
+            self.link.wait_event(self._staging_free)
+            self._cross(part[:, 0], packed, to_host=False)
+            self._staging_full.record(self.link)
+            self.stream.wait_event(self._staging_full)
+            self._scatter(np.stack((places, part[:, 1]), axis=1), self._staging, packed, self.stream)
+            self._staging_free.record(self.stream)
+
+    def _packed(self) -> tuple[Layout, int]:
+        if self._host is None:
+            raise BackendError("a swap in a run without a host pool; set memory.host_kv_cache")
+        room = max(STAGING_BYTES // self.block_bytes, 1)
+        return Layout.of(self.shape, room, block_major=True), room
+
+    def _cross(self, host_blocks: npt.NDArray[np.int32], packed: Layout, *, to_host: bool) -> None:
+        """Move staged blocks, in order, to or from ascending host blocks, on the link's stream."""
+        size = self.block_bytes
+        found = runs(host_blocks.tolist())
+        host, staging = self._host.ptr, self._staging.data.ptr
+        if len(host_blocks) * size // len(found) >= DMA_FROM:
+            runtime = cupy.cuda.runtime
+            for first, count in found:
+                here, there = staging + first * size, host + int(host_blocks[first]) * size
+                source, target = (here, there) if to_host else (there, here)
+                kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
+                runtime.memcpyAsync(target, source, count * size, kind, self.link.ptr)
+            return
+        places = np.arange(len(host_blocks), dtype=np.int32)
+        order = (places, host_blocks) if to_host else (host_blocks, places)
+        source, target = (staging, host) if to_host else (host, staging)
+        self._launch(source, target, np.stack(order, axis=1), packed, packed, self.link, grid=LINK_BLOCKS)
+
+    def _gather(self, blocks: npt.NDArray[np.int32], buffer: Array, packed: Layout, stream: Stream) -> None:
+        self._launch(self._data, buffer, blocks, self.layout, packed, stream)
+
+    def _scatter(self, blocks: npt.NDArray[np.int32], buffer: Array, packed: Layout, stream: Stream) -> None:
+        self._launch(buffer, self._data, blocks, packed, self.layout, stream)
+
+    def _launch(
+        self,
+        source: Any,
+        target: Any,
+        blocks: npt.NDArray[np.int32],
+        source_layout: Layout,
+        target_layout: Layout,
+        stream: Stream,
+        *,
+        grid: int | None = None,
+    ) -> None:
+        """Enqueue ``move_blocks``; both sides are cut into the pieces of the finer layout."""
+        finer = min(source_layout, target_layout, key=lambda layout: layout.piece)
+        piece_bytes = finer.piece * ELEMENT_BYTES
+        with stream:
+            on_device = cupy.asarray(np.ascontiguousarray(blocks))
+            params = np.zeros((), kernels.MOVE_PARAMS)
+            params["source"] = source if isinstance(source, int) else source.data.ptr
+            params["target"] = target if isinstance(target, int) else target.data.ptr
+            params["blocks"] = on_device.data.ptr
+            params["source_stride"] = source_layout.block * ELEMENT_BYTES
+            params["target_stride"] = target_layout.block * ELEMENT_BYTES
+            params["source_piece_stride"] = self._piece_stride(source_layout, finer)
+            params["target_piece_stride"] = self._piece_stride(target_layout, finer)
+            params["piece_bytes"] = piece_bytes
+            params["num_blocks"], params["num_pieces"] = len(blocks), finer.num_pieces
+            tiles = len(blocks) * finer.num_pieces * -(-piece_bytes // _COPY_TILE)
+            self._move((min(tiles, grid or 2**30),), (256,), (params,))
+
+    @staticmethod
+    def _piece_stride(layout: Layout, finer: Layout) -> int:
+        """Return the bytes between pieces; in a block that is one piece they lie one after the other."""
+        return (layout.piece_stride if layout.num_pieces == finer.num_pieces else finer.piece) * ELEMENT_BYTES
+
+
+def _allocate_device(num_bytes: int, num_slots: int) -> Array:
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    if num_bytes <= free:
+        try:
+            return cupy.ndarray((num_bytes,), np.uint8, memptr=cupy.cuda.MemoryPointer(cupy.cuda.Memory(num_bytes), 0))
+        except cupy.cuda.runtime.CUDARuntimeError:
+            pass
+    raise BackendError(
+        f"a KV pool of {num_slots} slots needs {format_bytes(num_bytes)} of device memory and {format_bytes(free)} are "
+        "free; lower memory.kv_cache"
+    )
+
+
+def _pin(num_bytes: int) -> Any:
+    try:
+        return cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(num_bytes), 0)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendError(
+            f"{format_bytes(num_bytes)} of host memory cannot be pinned ({error}); lower memory.host_kv_cache"
+        ) from None
