@@ -91,21 +91,37 @@ class Account:
     def extended(self, sequences: list[Sequence]) -> None:
         """Count one more block of its own for each of ``sequences``, whose tables were full."""
         size = self.block_size
-        useful = 0
-        for sequence in sequences:
-            useful += min(sequence.num_final - sequence.num_stored, size)
+        if size == 1:
+            useful = len(sequences)
+        else:
+            useful = sum([min(sequence.num_final - sequence.num_stored, size) for sequence in sequences])
         self.useful += useful
         self.internal += len(sequences) * size - useful
         self.references += len(sequences)
 
-    def held(self, request: Request) -> Held:
-        """Return what ``request`` holds now, from its block tables."""
+    def held(self, request: Request, start: int = 0) -> Held:
+        """Return what ``request`` holds now, from its block tables.
+
+        With ``start``, only in the logical blocks from there on: what its sequences share they share at the same
+        place, so the difference that a call makes behind ``start`` can be told from these alone.
+        """
         sequences = request.sequences
         if self.prefixes is not None and request.prefix_group is not None:
             return self._with_prefix(request, self.prefixes.entries.get(request.prefix_group))
         if len(sequences) == 1:
             return self._single(sequences[0])
-        return self._shared(sequences)
+        return self._shared(sequences, start=start)
+
+    def held_alone(self, sequence: Sequence) -> Held:
+        """Return what ``sequence`` adds to the account: the blocks that nobody else holds, and its references.
+
+        Not for requests of a prefix group.
+        """
+        if len(sequence.request.sequences) == 1:
+            return self._single(sequence)
+        counts = self.pool.ref_counts
+        shared = frozenset(block for block in sequence.block_table if counts[block] > 1)
+        return self._shared([sequence], shared)
 
     def _single(self, sequence: Sequence) -> Held:
         table = sequence.block_table
@@ -131,10 +147,10 @@ class Account:
             return own._replace(live=own.live + stored, useful=own.useful + slots)
         return own._replace(cached=stored)
 
-    def _shared(self, sequences: list[Sequence], apart: frozenset[int] = frozenset()) -> Held:
+    def _shared(self, sequences: list[Sequence], apart: frozenset[int] = frozenset(), *, start: int = 0) -> Held:
         """Walk the tables: each distinct block counts once, with the most that any sharer has or will have in it.
 
-        Blocks in ``apart`` are left out.
+        Blocks in ``apart`` are left out, and logical blocks before ``start``.
         """
         size = self.block_size
         blocks: dict[int, tuple[int, int, int]] = {}
@@ -145,20 +161,19 @@ class Account:
                 continue
             stored, final = (0, 0) if sequence.retired else (sequence.num_stored, sequence.num_final)
             asked = len(table) * size if sequence.num_asked is None else sequence.num_asked
-            start = 0
+            useful_end = min(asked, final)
             references += len(table)
-            for block in table:
-                if block in apart:
-                    start += size
-                    continue
-                here = (
-                    min(max(stored - start, 0), size),
-                    min(max(min(asked, final) - start, 0), size),
-                    min(max(asked - start, 0), size),
-                )
-                there = blocks.get(block)
-                blocks[block] = here if there is None else tuple(map(max, here, there))  # type: ignore[assignment]
-                start += size
+            first = start * size
+            for block in table[start:] if start else table:
+                if block not in apart:
+                    here = (
+                        min(max(stored - first, 0), size),
+                        min(max(useful_end - first, 0), size),
+                        min(max(asked - first, 0), size),
+                    )
+                    there = blocks.get(block)
+                    blocks[block] = here if there is None else tuple(map(max, here, there))  # type: ignore[assignment]
+                first += size
         live = useful = asked_slots = 0
         for stored_here, useful_here, asked_here in blocks.values():
             live += stored_here

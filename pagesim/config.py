@@ -102,6 +102,7 @@ class ArrivalsConfig(Part):
     think_time: Ticks | None = Field(
         default=None, description="Pause of a client between two requests; a bare number is seconds."
     )
+    options: dict[str, Any] = Field(default={}, description="Further keyword arguments of a `module:Class`.")
 
     KEYS: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "poisson": (("rate",), ()),

@@ -69,7 +69,7 @@ class Recorder:
         self._start = self._snapshot()
         if window and window[0] == 0:
             self.open_window()
-        self._next_mark = self._mark_after()
+        self.next_mark = self._mark_after()
         journal.ended = self.ended
 
     # While the run goes on
@@ -107,14 +107,31 @@ class Recorder:
         self._reason = REASONS.index(scheduler.held)
         self._is_idle = idle
 
+    def observe_growth(self) -> None:
+        """Take the state after a step in which running sequences grew, and nothing else happened."""
+        account, state = self.account, self.state
+        pool = account.pool
+        num_held = pool.num_held
+        state[0] = account.live
+        if num_held != state[6]:
+            state[1] = account.useful
+            state[2] = account.internal
+            free = (pool.num_blocks - num_held) * account.block_size
+            if self.scheduler.refused_by_allocator:
+                state[3] = account.external + account.tail + free
+            else:
+                state[4] = free
+            state[6] = num_held
+            state[7] = account.references
+
     def queued(self) -> None:
         """Take the new length of the waiting queue."""
         self.state[11] = len(self.scheduler.waiting)
 
     def advance(self, now: int) -> None:
         """Let the state last until ``now``."""
-        while now >= self._next_mark:
-            self._last(self._next_mark)
+        while now >= self.next_mark:
+            self._last(self.next_mark)
             self._mark()
         if now > self.time:
             self._last(now)
@@ -232,7 +249,7 @@ class Recorder:
             if len(self._edges) > self._num_bins:
                 del self._edges[1::2]
                 self._bin_width *= 2
-        self._next_mark = self._mark_after()
+        self.next_mark = self._mark_after()
 
     def _mark_after(self) -> int:
         mark = len(self._edges) * self._bin_width

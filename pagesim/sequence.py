@@ -291,6 +291,13 @@ class Request:
         self.order = 0
         self.sequences = [Sequence(self, index) for index in range(num_sequences)]
 
+    def give_lengths(self, output_tokens: list[int]) -> None:
+        """Give each sample its own length, the longest first: it is the one that the others fork from."""
+        lengths = sorted(output_tokens, reverse=True)
+        self.output_tokens = lengths[0]
+        for sequence, length in zip(self.sequences, lengths, strict=True):
+            sequence.num_output = sequence.estimate = length
+
     def requeue(self) -> None:
         """Wait again, after a preemption."""
         self.status = SequenceStatus.WAITING

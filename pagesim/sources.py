@@ -53,6 +53,8 @@ class RequestFactory:
         if workload.prefix_groups is not None:
             request.prefix_group = int(workload.prefix_groups[index])
             request.prefix_tokens = workload.prefix_tokens
+        if workload.sample_output_tokens is not None:
+            request.give_lengths(workload.sample_output_tokens[index].tolist())
         return request
 
 

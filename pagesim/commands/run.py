@@ -55,7 +55,7 @@ def run(
             file,
             out=out,
             jobs=jobs,
-            report=not no_report,
+            report=False,
             command=shlex.join(["pagesim", *sys.argv[1:]]),
             watch=shown.watch,
             on_outcome=shown.note,
@@ -65,6 +65,10 @@ def run(
         _show(results)
     for problem in results.problems:
         typer.echo(problem, err=True)
+    if not no_report and len(failed) < len(specs):
+        from pagesim.report import write_report
+
+        typer.echo(write_report(results))
     typer.echo(results.folder)
     if failed:
         raise typer.Exit(1)

@@ -48,6 +48,8 @@ class Scheduler(ABC):
     """
 
     chunks_prompts: ClassVar[bool] = False
+    repeats: ClassVar[bool] = False
+    """Whether ``plan`` depends on the queues and the pool alone: where nothing has changed it plans the same."""
 
     def __init__(
         self,
@@ -114,6 +116,19 @@ class Scheduler(ABC):
     def has_something_to_do(self, step: Step) -> bool:
         """Whether ``step`` will not be empty, whatever is admitted."""
         return bool(step.ops or step.prefills or self.decoding.sequences)
+
+    def may_repeat(self, step: Step) -> bool:
+        """Whether the step after ``step``, just planned, is the same again, as far as everyone can grow.
+
+        Nothing is half done, nobody was preempted, and who waits has been refused for a reason that lasts until
+        a sequence ends or a request arrives.
+        """
+        if step.prefills or step.ops or not step.num_decodes or self.queues.ready or self.growth.has_preempted:
+            return False
+        if not (self.repeats and self.queues.memory.is_bulk) or self.queues.num_beamed:
+            return False
+        waits = bool(self.waiting or self.swapped)
+        return not waits or self.held != "memory" or self.queues.memory.has_stable_refusal
 
     @property
     def has_work(self) -> bool:

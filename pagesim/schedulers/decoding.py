@@ -112,6 +112,15 @@ class Decoding:
         # One that left and joined again since may stand here twice.
         return [sequence for sequence in dict.fromkeys(entries) if sequence.is_decoding and sequence.due == clock]
 
+    @property
+    def may_end_next(self) -> bool:
+        """Whether a sequence may have its last token after the next step."""
+        return self.clock.value + 1 in self._ending
+
+    def put_back(self, due: list[Sequence]) -> None:
+        """Enter sequences again that ``due`` returned and that have not been served."""
+        self._due.setdefault(self.clock.value, []).extend(due)
+
     def tick(self, now: int, gaps: GapHistogram) -> list[Sequence]:
         """Give every sequence its token, at ``now``; return those that have their last one."""
         count = self._num_measured

@@ -23,14 +23,16 @@ class Growth:
     def __init__(self, queues: Queues, preemption: Preemption) -> None:
         self.queues = queues
         self.preemption = preemption
+        self.has_preempted = False  # in the last call of grow
 
     def grow(self, step: Step) -> bool:
         """Make room for the next token of every running sequence; return whether a request was preempted."""
         queues, journal = self.queues, self.queues.journal
+        self.has_preempted = False
         due = queues.decoding.due()
         if not due and not queues.ready:
             return False
-        if not queues.ready and self._grow_all(due):
+        if not queues.ready and self.grow_all(due):
             return False
         work: dict[Request, list[Sequence]] = {request: [] for request in queues.ready}
         for sequence in due:
@@ -39,14 +41,15 @@ class Growth:
         for request in sorted(work, key=lambda request: request.order):
             if request.status is SequenceStatus.RUNNING:
                 self._grow_request(request, work[request], step)
-        return before != journal.preemptions_recompute + journal.preemptions_swap
+        self.has_preempted = before != journal.preemptions_recompute + journal.preemptions_swap
+        return self.has_preempted
 
     def resumed(self, request: Request, step: Step) -> None:
         """Let a request that has just come back go on, as far as there is room; it preempts nobody."""
         self.queues.ready[request] = None
         self._grow_request(request, [], step, may_preempt=False)
 
-    def _grow_all(self, sequences: list[Sequence]) -> bool:
+    def grow_all(self, sequences: list[Sequence]) -> bool:
         """Give all of ``sequences`` a block at once, if the allocator can and there is room."""
         sequences.sort(key=_admission_order)
         if not self.queues.memory.extend(sequences):

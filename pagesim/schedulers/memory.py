@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Listing
 
-from pagesim.account import Account
+from pagesim.account import Account, Held
 from pagesim.allocators.base import Allocator, Bulk, Forks, Prefixes, Swaps
 from pagesim.blocks import BlockOps
 from pagesim.errors import InvariantError
@@ -45,11 +45,11 @@ class Memory:
 
     def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
         """Make room for ``num_tokens`` more tokens of a running sequence."""
-        request = sequence.request
-        before = self.account.held(request)
+        request, start = sequence.request, sequence.num_stored // self.pool.block_size
+        before = self.account.held(request, start)
         ops = self.allocator.allocate(sequence, num_tokens)
         if ops is not None:
-            self.account.change(before, self.account.held(request))
+            self.account.change(before, self.account.held(request, start))
             self._check_coverage(sequence, num_tokens)
         return ops
 
@@ -74,13 +74,13 @@ class Memory:
         """Let ``child`` continue from what ``parent`` has stored."""
         if self._forks is None:
             raise InvariantError("a sequence is forked though the allocator cannot fork")
-        before = self.account.held(parent.request)
+        before = self._held_by(child)
         ops = self._forks.fork(parent, child)
         if ops is not None:
             child.num_stored = parent.num_stored
             if child.branch is None:
                 child.branch = Branch(parent.branch, parent.num_stored, child.index)
-            self.account.change(before, self.account.held(parent.request))
+            self.account.change(before, self._held_by(child))
         return ops
 
     def swap_out(self, request: Request) -> BlockOps | None:
@@ -102,11 +102,19 @@ class Memory:
 
     def release(self, sequence: Sequence) -> None:
         """Give the memory of a sequence back that has ended."""
-        self._free(sequence.request, [sequence])
+        before = self._held_by(sequence)
+        if sequence.block_table:
+            self.allocator.free(sequence)
+        self.account.change(before, self._held_by(sequence))
 
     def free(self, request: Request) -> None:
         """Give all memory of a request back."""
         self._free(request, request.sequences)
+
+    def _held_by(self, sequence: Sequence) -> Held:
+        """Return a part of the account that changes when one sequence comes or goes."""
+        request = sequence.request
+        return self.account.held_alone(sequence) if request.prefix_group is None else self.account.held(request)
 
     def _free(self, request: Request, sequences: Listing[Sequence]) -> None:
         before = self.account.held(request)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pagesim.backend import Step
 from pagesim.schedulers.base import Scheduler
 
 
 class Mixed(Scheduler):
     """Running, then swapped, then waiting; whole prompts beside decodes (the PagedAttention paper's engine)."""
+
+    repeats: ClassVar[bool] = True
 
     def plan(self, step: Step) -> None:
         """Walk the queues once."""

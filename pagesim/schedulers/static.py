@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pagesim.backend import Step
 from pagesim.schedulers.base import Reason, Scheduler
@@ -50,6 +50,8 @@ class Static(Scheduler):
     padding; its memory stays held, as internal waste, until the batch ends. A token counts as served
     when it has been computed, so latencies are those of a server that streams.
     """
+
+    repeats: ClassVar[bool] = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

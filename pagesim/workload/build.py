@@ -52,6 +52,7 @@ def build_workload(config: WorkloadConfig, seed: int, base_dir: Path) -> Workloa
         estimates=_estimates(outputs, config.estimate.cv, seed),
         arrivals=arrivals,
         closed_loop=closed_loop,
+        sample_output_tokens=_samples(config, prompts, outputs, seed),
         prefix_groups=_prefix_groups(config.prefix.num_groups, count, seed),
         prefix_tokens=config.prefix.tokens,
         skipped_rows=0 if trace is None else trace.skipped_rows,
@@ -152,6 +153,23 @@ def _estimates(outputs: NDArray[np.int64], cv: float, seed: int) -> NDArray[np.i
     normal = stream(seed, "estimates").standard_normal(len(outputs))
     estimates: NDArray[np.float64] = outputs * np.exp(np.sqrt(variance) * normal - variance / 2)
     return np.rint(np.clip(estimates, 1, MAX_TOKENS)).astype(np.int64)
+
+
+def _samples(
+    config: WorkloadConfig, prompts: NDArray[np.int64], outputs: NDArray[np.int64], seed: int
+) -> NDArray[np.int64] | None:
+    """Return a length for each parallel sample, where they are independent; None where they share one.
+
+    The first sample has the request's own length. The others have those of requests drawn from the same
+    workload, cut so that no request becomes longer than the longest there is.
+    """
+    sampling = config.sampling
+    if sampling.lengths == "shared" or sampling.num_sequences == 1:
+        return None
+    drawn = stream(seed, "samples").integers(0, len(outputs), (len(outputs), sampling.num_sequences - 1))
+    room = (prompts + outputs).max() - prompts
+    others = np.minimum(outputs[drawn], room[:, np.newaxis])
+    return np.concatenate([outputs[:, np.newaxis], others], axis=1)
 
 
 def _prefix_groups(num_groups: int, count: int, seed: int) -> NDArray[np.int64] | None:

@@ -35,6 +35,7 @@ class Workload:
         estimates: how many of them a policy may expect, from 1.
         arrivals: ticks, non-decreasing; None in a closed loop.
         closed_loop: None unless arrivals are.
+        sample_output_tokens: (num_requests, n) a length for each sample; None if they share one.
         prefix_groups: which prefix each prompt starts with, from 0; None if there are no shared prefixes.
         prefix_tokens: length of every prefix; 0 if there are none.
         skipped_rows: malformed rows of a trace that were left out.
@@ -46,6 +47,7 @@ class Workload:
     estimates: NDArray[np.int64]
     arrivals: NDArray[np.int64] | None = None
     closed_loop: ClosedLoop | None = None
+    sample_output_tokens: NDArray[np.int64] | None = None
     prefix_groups: NDArray[np.int64] | None = None
     prefix_tokens: int = 0
     skipped_rows: int = 0
@@ -54,6 +56,11 @@ class Workload:
         """Check that the arrays belong together, and freeze them. Raises ValueError."""
         if (self.arrivals is None) == (self.closed_loop is None):
             raise ValueError("a workload has either arrivals or a closed loop")
+        samples = self.sample_output_tokens
+        if samples is not None:
+            if samples.dtype != np.int64 or samples.ndim != 2 or len(samples) != len(self.prompt_tokens):
+                raise ValueError(f"sample_output_tokens: must be int64 of shape ({len(self.prompt_tokens)}, n)")
+            samples.flags.writeable = False
         for name, array in self._arrays():
             if array.dtype != np.int64 or array.shape != self.prompt_tokens.shape or array.ndim != 1:
                 raise ValueError(
@@ -73,6 +80,9 @@ class Workload:
         for name, array in self._arrays():
             digest.update(name.encode())
             digest.update(array.astype("<i8").tobytes())
+        if self.sample_output_tokens is not None:
+            digest.update(b"sample_output_tokens")
+            digest.update(self.sample_output_tokens.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def _arrays(self) -> list[tuple[str, NDArray[np.int64]]]:

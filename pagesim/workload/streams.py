@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-Name = Literal["arrivals", "prompts", "outputs", "estimates", "prefixes", "beams", "think"]
+Name = Literal["arrivals", "prompts", "outputs", "estimates", "samples", "prefixes", "beams", "think"]
 
 
 def stream(seed: int, name: Name) -> np.random.Generator:
