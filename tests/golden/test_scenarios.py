@@ -174,7 +174,7 @@ def test_a_request_of_199_of_200_blocks_comes_back_above_a_watermark_of_2() -> N
     server = Server(
         200,
         16,
-        lambda pool, _: Swapping(pool),
+        "swapping",
         watermark=2,
         host_blocks=199,
         options={"preemption": "swap"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from pagesim.backend import Step, StepResult
 from pagesim.blocks import Copy
 from pagesim.journal import GapHistogram
-from pagesim.record import STATUSES
+from pagesim.record import INTEGRALS, STATUSES, Record
 from pagesim.sequence import Request
 from tests.oracle.memory import CountedBlocks, Job, Memory, Runs
 from tests.oracle.serving import Iteration, Rules, Serving
@@ -141,7 +140,7 @@ def draw_case(rng: Random, allocator: str | None = None, scheduler: str | None =
     )
 
 
-def check(case: Case) -> Serving:
+def check(case: Case, *, fast_forward: bool = True) -> Serving:
     """Run both engines and compare everything that they leave behind; return the naive one."""
     naive = Serving(case.rules, case.memory, duration)
     jobs = [Job(number, *job) for number, job in enumerate(case.jobs)]
@@ -167,7 +166,16 @@ def check(case: Case) -> Serving:
     backend = PricedBackend()
     first, last = case.jobs[0][0], case.jobs[-1][0]
     window = (first, last) if last > first else None
-    recorder = server.run(requests, backend=backend, horizon=case.horizon, truncate=case.truncate, window=window)
+    recorder = server.run(
+        requests,
+        backend=backend,
+        horizon=case.horizon,
+        truncate=case.truncate,
+        window=window,
+        num_bins=8,
+        first_bin=3,
+        fast_forward=fast_forward,
+    )
     record = recorder.record(block_bytes=1)
 
     assert backend.steps == [step for _, step in naive.iterations]
@@ -202,23 +210,50 @@ def check(case: Case) -> Serving:
         gaps.add(gap)
     assert (record.gaps.counts, record.gaps.maximum) == (gaps.counts, gaps.maximum)
     check_window(case, record, naive)
+    check_bins(case, record, naive)
     return naive
 
 
-def check_window(case: Case, record: Any, naive: Serving) -> None:
+def check_window(case: Case, record: Record, naive: Serving) -> None:
     """Compare the integrals between the first and the last arrival."""
     first, last = case.jobs[0][0], case.jobs[-1][0]
     if last <= first or naive.now < last:
         return
+    assert record.opened is not None
+    assert record.closed is not None
     areas = {name: record.closed.integrals[name] - record.opened.integrals[name] for name in record.closed.integrals}
     assert (record.opened.time, record.closed.time) == (first, last)
     assert areas == naive.integrals(first, last)
+
+
+def check_bins(case: Case, record: Record, naive: Serving) -> None:
+    """Compare the timeline: bins of 3 ticks that have doubled until at most 8 hold the whole run."""
+    width, edges = record.bin_width, record.edges
+    whole, rest = divmod(naive.now, width)
+    assert len(edges) == 1 + whole + (rest > 0)
+    assert whole <= 8
+    assert width == 3 or whole >= 4
+    assert width % 3 == 0
+    assert (width // 3) & (width // 3 - 1) == 0
+    for number, edge in enumerate(edges[: whole + 1]):
+        assert dict(zip(INTEGRALS, edge, strict=True)) == naive.integrals(0, number * width)
+    if rest:  # the last state, which is an empty server unless the run was cut off, lasts to the end of the bin
+        state = naive.account() if case.horizon is None else naive.segments[-1].state
+        assert dict(zip(INTEGRALS, edges[-1], strict=True)) == {
+            name: total + (width - rest) * state[name] for name, total in naive.integrals(0, naive.now).items()
+        }
 
 
 @settings(max_examples=500)
 @given(st.randoms(use_true_random=False))
 def test_engine_equals_the_naive_engine(rng: Random) -> None:
     check(draw_case(rng))
+
+
+@settings(max_examples=300)
+@given(st.randoms(use_true_random=False))
+def test_inv_10_one_step_at_a_time_equals_the_naive_engine_too(rng: Random) -> None:
+    check(draw_case(rng), fast_forward=False)
 
 
 @pytest.mark.parametrize("allocator", sorted(ALLOCATORS))

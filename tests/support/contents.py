@@ -23,8 +23,10 @@ def token_of(sequence: Sequence, position: int) -> Token:
     request = sequence.request
     if request.prefix_group is not None and position < request.prefix_tokens:
         return Token(("prefix", request.prefix_group), None, position)
-    branch = sequence.branch
-    while branch is not None and position < branch.position:
+    if position < request.prompt_tokens:
+        return Token(("request", request.id), None, position)
+    branch = sequence.branch or Branch(None, request.prompt_tokens, sequence.index)
+    while branch.parent is not None and position < branch.position:
         branch = branch.parent
     return Token(("request", request.id), branch, position)
 

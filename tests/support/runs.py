@@ -13,9 +13,10 @@ from pagesim.allocators.contiguous import Contiguous
 from pagesim.allocators.copy_on_write import CopyOnWrite
 from pagesim.allocators.ideal import Ideal
 from pagesim.allocators.paged import Paged
+from pagesim.allocators.swapping import Swapping
 from pagesim.backend import Backend, FakeBackend
 from pagesim.blocks import BlockPool
-from pagesim.engine import Engine
+from pagesim.engine import Engine, Source
 from pagesim.journal import Journal
 from pagesim.recorder import Recorder
 from pagesim.schedulers import victims
@@ -52,6 +53,7 @@ ALLOCATORS: dict[str, Maker] = {
     "paged": lambda pool, _: Paged(pool),
     "copy_on_write": lambda pool, _: CopyOnWrite(pool),
     "ideal": lambda pool, _: Ideal(pool),
+    "swapping": lambda pool, _: Swapping(pool),
     **{
         f"{reserve}-{placement}": contiguous(reserve, placement)
         for reserve in ("max", "pow2", "oracle")
@@ -129,20 +131,30 @@ class Server:
         horizon: int | None = None,
         window: tuple[int, int] | None = None,
         num_bins: int = 1000,
+        first_bin: int = Recorder.FIRST_BIN,
         truncate: bool = False,
+        fast_forward: bool = True,
+        source: Source | None = None,
     ) -> Recorder:
         """Serve ``requests`` and return what was recorded."""
+
+        class BinnedRecorder(Recorder):
+            FIRST_BIN = first_bin  # type: ignore[misc]
+
         for request in requests:
             request.oracle = True
-        self.recorder = Recorder(self.account, self.journal, self.sched, self.alloc, num_bins=num_bins, window=window)
+        self.recorder = BinnedRecorder(
+            self.account, self.journal, self.sched, self.alloc, num_bins=num_bins, window=window
+        )
         self.engine = Engine(
             self.sched,
             backend or FakeBackend(1000),
-            ListSource(requests, after),
+            source or ListSource(requests, after),
             self.recorder,
             max_model_len=self.max_model_len,
             truncate=truncate,
             horizon=horizon,
+            fast_forward=fast_forward,
         )
         self.engine.run()
         return self.recorder
