@@ -14,6 +14,7 @@ import typer
 
 from pagesim import __version__
 from pagesim.commands.compare import compare
+from pagesim.commands.explain import explain
 from pagesim.commands.init import init
 from pagesim.commands.list import list_names
 from pagesim.commands.options import Debug, Settings
@@ -35,6 +36,7 @@ app.command("validate")(validate)
 app.command("list")(list_names)
 app.command("compare")(compare)
 app.command("plot")(plot)
+app.command("explain")(explain)
 
 
 def _print_version(wanted: bool) -> None:

@@ -204,7 +204,7 @@ class Run:
             raise PluginError(f"{cls.__name__} must keep the pool that it is given as `self.pool`")
         return allocator
 
-    def _build_twin(self) -> Allocator:
+    def build_twin(self) -> Allocator:
         """Return the same allocator over an empty pool."""
         twin: Allocator = self.policies.allocator(self._pool(), **self._options)
         return twin
@@ -219,7 +219,7 @@ class Run:
             self.journal,
             limits,
             plugins.build(self.policies.victim),
-            twin=self._build_twin,
+            twin=self.build_twin,
             preemption=self._preemption(row.preemption or scheduler.preemption),
             admission=scheduler.admission,
         )
