@@ -145,6 +145,8 @@ class Account:
         stored = slots if entry.written else min(entry.writer.num_stored, slots)
         if self.prefixes.num_users(entry):
             return own._replace(live=own.live + stored, useful=own.useful + slots)
+        if entry.num_retired:
+            return own._replace(internal=own.internal + slots)
         return own._replace(cached=stored)
 
     def _shared(self, sequences: list[Sequence], apart: frozenset[int] = frozenset(), *, start: int = 0) -> Held:

@@ -84,14 +84,15 @@ class Contiguous:
         if host is None or self.host_placement is None:
             return None
         homes: list[range] = []
-        for sequence in sequences:
+        placed = [sequence for sequence in sequences if sequence.block_table]
+        for sequence in placed:
             home = self.host_placement.place(max(self.pool.blocks_for(sequence.num_stored), 1))
             if home is None:
                 for earlier in homes:
                     self.host_placement.release(earlier)
                 return None
             homes.append(home)
-        for sequence, home in zip(sequences, homes, strict=True):
+        for sequence, home in zip(placed, homes, strict=True):
             host.take_at(home)
             ops.append(SwapOut(sequence.block_table[0], home.start, len(home)))
             self.free(sequence)
@@ -103,16 +104,17 @@ class Contiguous:
         host, ops = self.pool.host, BlockOps()
         if host is None or self.host_placement is None:
             return None
-        for index, sequence in enumerate(sequences):
+        swapped = [sequence for sequence in sequences if sequence.host_table]
+        for index, sequence in enumerate(swapped):
             asked = self._reservation(sequence, sequence.num_stored)
             run = self._take(asked)
             if run is None:
-                for earlier in sequences[:index]:
+                for earlier in swapped[:index]:
                     self.free(earlier)
                 return None
             self._hand_out(sequence, run, asked)
             ops.append(SwapIn(sequence.host_table[0], run.start, len(sequence.host_table)))
-        for sequence in sequences:
+        for sequence in swapped:
             home = cast(range, sequence.host_table)
             host.give(home)
             self.host_placement.release(home)

@@ -16,11 +16,13 @@ class Prefix:
         blocks: device blocks, in order.
         writer: the sequence that stores them.
         written: whether all of them are stored.
+        num_retired: tables that hold it for sequences that have ended.
     """
 
     blocks: list[int]
     writer: Sequence
     written: bool = False
+    num_retired: int = 0
 
 
 class PrefixTable:
@@ -38,7 +40,7 @@ class PrefixTable:
 
     def match(self, sequence: Sequence) -> list[int]:
         """Return the blocks at the start of ``sequence`` that are stored already; it may keep none of them."""
-        entry = self._entry(sequence)
+        entry = self.entry(sequence)
         if entry is None:
             return []
         if not entry.written and entry.writer is not sequence:
@@ -58,7 +60,7 @@ class PrefixTable:
 
     def leaving(self, sequence: Sequence) -> None:
         """Forget a prefix that ``sequence`` was to store and has not; called before its blocks are given back."""
-        entry = self._entry(sequence)
+        entry = self.entry(sequence)
         if entry is not None and entry.writer is sequence and not entry.written:
             entry.written = sequence.num_stored >= len(entry.blocks) * self.pool.block_size
             if not entry.written:
@@ -66,13 +68,17 @@ class PrefixTable:
 
     def left(self, sequence: Sequence) -> None:
         """Forget the prefix of ``sequence`` if nobody holds it; called after its blocks were given back."""
-        entry = self._entry(sequence)
-        if entry is not None and not self.pool.ref_counts[entry.blocks[0]]:
+        entry = self.entry(sequence)
+        if entry is None:
+            return
+        while entry.blocks and not self.pool.ref_counts[entry.blocks[-1]]:  # a shorter prompt may hold the first ones
+            entry.blocks.pop()
+        if not entry.blocks:
             del self.entries[self._group(sequence)]
 
     def num_users(self, entry: Prefix) -> int:
-        """Return how many tables hold the prefix, the pin aside."""
-        return self.pool.ref_counts[entry.blocks[0]] - self.pin
+        """Return how many tables of sequences that have not ended hold the prefix."""
+        return self.pool.ref_counts[entry.blocks[0]] - self.pin - entry.num_retired
 
     def release(self) -> None:
         """Drop the pins."""
@@ -88,7 +94,8 @@ class PrefixTable:
         if self.pin:
             self.pool.give(entry.blocks)
 
-    def _entry(self, sequence: Sequence) -> Prefix | None:
+    def entry(self, sequence: Sequence) -> Prefix | None:
+        """Return the prefix of the group of ``sequence``, if anybody holds it."""
         group = sequence.request.prefix_group
         return None if group is None else self.entries.get(group)
 

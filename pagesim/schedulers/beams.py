@@ -72,7 +72,7 @@ def _replace(queues: Queues, request: Request, index: int, child: Sequence) -> N
     queues.prefilling.pop(dead, None)
     child.last_token_at = dead.last_token_at
     request.sequences.append(child)
-    queues.memory.release(dead)
+    queues.memory.discard(dead)
     request.sequences.pop()
     request.sequences[index] = child
 

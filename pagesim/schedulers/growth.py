@@ -62,7 +62,8 @@ class Growth:
         queues = self.queues
         if request in queues.ready:
             del queues.ready[request]
-            due = [s for s in request.sequences if not (s.is_decoding or s.has_ended or s in queues.prefilling)]
+            due += [s for s in request.sequences if not (s.is_decoding or s.has_ended or s in queues.prefilling)]
+            due.sort(key=_admission_order)
             if not request.forked:
                 due = due[:1]
 
@@ -76,8 +77,13 @@ class Growth:
         elif request.survivors:
             is_done = beams.continue_all(queues, request, step, obtain)
             due = request.live_sequences
-        is_done = is_done and all(self._grow_sequence(sequence, step, obtain) for sequence in due)
-        if not is_done and request.status is SequenceStatus.RUNNING:
+        # First room for all of them, then they go on together: a group is resumed whole.
+        needs = {sequence: self._need(sequence) for sequence in due}
+        is_done = is_done and all(self._make_room(sequence, needs[sequence], step, obtain) for sequence in due)
+        if is_done:
+            for sequence in due:
+                self._go_on(sequence, needs[sequence])
+        elif request.status is SequenceStatus.RUNNING:
             queues.ready[request] = None
 
     def _fork(self, request: Request, step: Step, obtain: beams.Obtain) -> bool:
@@ -93,24 +99,32 @@ class Growth:
         request.forked = True
         return True
 
-    def _grow_sequence(self, sequence: Sequence, step: Step, obtain: beams.Obtain) -> bool:
-        """Make room for what one sequence stores next, and let it decode or prefill."""
-        queues, decoding = self.queues, self.queues.decoding
-        is_decoding, entries = sequence.is_decoding, len(sequence.block_table)
-        need = 1 if is_decoding else sequence.num_prefill - sequence.num_stored
+    @staticmethod
+    def _need(sequence: Sequence) -> int:
+        """Return how many tokens ``sequence`` stores next."""
+        return 1 if sequence.is_decoding else sequence.num_prefill - sequence.num_stored
+
+    def _make_room(self, sequence: Sequence, need: int, step: Step, obtain: beams.Obtain) -> bool:
+        """Make room for what one sequence stores next."""
+        queues, entries = self.queues, len(sequence.block_table)
         ops = obtain(partial(queues.memory.allocate, sequence, need))
         if ops is None:
             return False
         if ops:
             queues.perform(step, ops)
-        if is_decoding:
-            decoding.num_entries += len(sequence.block_table) - entries
+        if sequence.is_decoding:
+            queues.decoding.num_entries += len(sequence.block_table) - entries
+        return True
+
+    def _go_on(self, sequence: Sequence, need: int) -> None:
+        """Let a sequence that has room decode or prefill."""
+        decoding = self.queues.decoding
+        if sequence.is_decoding:
             decoding.enter_due(sequence)
         elif need == 1 and sequence.num_stored >= sequence.request.prompt_tokens:
             decoding.join(sequence)
         else:
-            queues.prefilling[sequence] = None
-        return True
+            self.queues.prefilling[sequence] = None
 
 
 def _admission_order(sequence: Sequence) -> tuple[int, int]:

@@ -102,6 +102,10 @@ class Memory:
 
     def release(self, sequence: Sequence) -> None:
         """Give the memory of a sequence back that has ended."""
+        self.discard(sequence)
+
+    def discard(self, sequence: Sequence) -> None:
+        """Give the memory of a sequence back that nobody goes on with."""
         before = self._held_by(sequence)
         if sequence.block_table:
             self.allocator.free(sequence)

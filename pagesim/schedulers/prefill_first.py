@@ -27,6 +27,6 @@ class PrefillFirst(Scheduler):
             admission.hold("memory")
         elif self.swapped:
             admission.resume(step, budget - len(self.decoding))
-        if not self.has_something_to_do(step):  # everybody had to go
-            admission.admit(step, budget)
+        if not self.has_something_to_do(step):  # everybody had to go, or has forked to be computed again
+            admission.admit(step, admission.continue_prompts(step, budget))
         self.complete(step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pagesim.backend import Step
+from pagesim.blocks import BlockOps
 from pagesim.schedulers.base import Reason, Scheduler
 from pagesim.schedulers.memory import Memory
 from pagesim.sequence import Request, Sequence
@@ -26,21 +27,39 @@ class RetiringMemory(Memory):
         before = self.account.held(sequence.request)
         sequence.retired = True
         self.retired.append(sequence)
+        self._count_in_prefix(sequence, 1)
         self.account.change(before, self.account.held(sequence.request))
+
+    def swap_out(self, request: Request) -> BlockOps | None:
+        """Swap nobody out whose sequences have ended in part: what they hold stays."""
+        return None if any(sequence.retired for sequence in request.sequences) else super().swap_out(request)
 
     def free(self, request: Request) -> None:
         """Give all memory of a request back, of those sequences too that have ended."""
         self.retired = [sequence for sequence in self.retired if sequence.request is not request]
-        super().free(request)
+        before = self.account.held(request)
         for sequence in request.sequences:
-            sequence.retired = False
+            if sequence.retired:
+                self._count_in_prefix(sequence, -1)
+                sequence.retired = False
+        self.account.change(before, self.account.held(request))
+        super().free(request)
 
     def free_retired(self) -> None:
         """Give the memory of the batch back."""
         for sequence in self.retired:
-            super().release(sequence)
+            before = self.account.held(sequence.request)
+            self._count_in_prefix(sequence, -1)
+            self.allocator.free(sequence)
             sequence.retired = False
+            self.account.change(before, self.account.held(sequence.request))
         self.retired.clear()
+
+    def _count_in_prefix(self, sequence: Sequence, number: int) -> None:
+        prefixes = self.account.prefixes
+        entry = None if prefixes is None else prefixes.entry(sequence)
+        if entry is not None and entry.blocks[0] in sequence.block_table[:1]:
+            entry.num_retired += number
 
 
 class Static(Scheduler):
@@ -88,7 +107,8 @@ class Static(Scheduler):
         step.padding_tokens = len(self.memory.retired)
 
     def _admit_batch(self, step: Step) -> None:
-        self.admission.admit(step, self.limits.max_num_batched_tokens)
+        budget = self.admission.resume(step, self.limits.max_num_batched_tokens)
+        self.admission.admit(step, budget)
         self._batch_reason = self.held
         longest = max((chunk.num_tokens for chunk in step.prefills), default=0)
         step.padding_tokens = sum(longest - chunk.num_tokens for chunk in step.prefills)
