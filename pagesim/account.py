@@ -158,7 +158,7 @@ class Account:
         blocks: dict[int, tuple[int, int, int]] = {}
         references = 0
         for sequence in sequences:
-            table = sequence.block_table
+            table = sequence.block_table or sequence.resident_table
             if not table:
                 continue
             stored, final = (0, 0) if sequence.retired else (sequence.num_stored, sequence.num_final)
