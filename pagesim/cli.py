@@ -15,10 +15,12 @@ import typer
 from pagesim import __version__
 from pagesim.commands.compare import compare
 from pagesim.commands.explain import explain
+from pagesim.commands.export import export
 from pagesim.commands.init import init
 from pagesim.commands.list import list_names
 from pagesim.commands.options import Debug, Settings
 from pagesim.commands.plot import plot
+from pagesim.commands.report import report
 from pagesim.commands.run import run
 from pagesim.commands.validate import validate
 from pagesim.errors import ConfigError, PagesimError
@@ -36,7 +38,9 @@ app.command("validate")(validate)
 app.command("list")(list_names)
 app.command("compare")(compare)
 app.command("plot")(plot)
+app.command("report")(report)
 app.command("explain")(explain)
+app.command("export")(export)
 
 
 def _print_version(wanted: bool) -> None:

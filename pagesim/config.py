@@ -390,6 +390,12 @@ class MeasureConfig(Part):
         default="steady", description="From a tenth of the requests to the last arrival, or everything."
     )
     timeline_bins: int = Field(default=1000, ge=10, le=100_000, description="Bins of the timeline, at most.")
+    steps: bool = Field(default=False, description="Whether every step is kept, in runs/<run>/steps.parquet.")
+    memory_view: bool | None = Field(
+        default=None,
+        description="Whether snapshots of the pool are kept for the page; by default for the first seed, "
+        "of pools of up to 32,768 slots.",
+    )
 
 
 RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]

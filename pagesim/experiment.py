@@ -157,6 +157,8 @@ def _write(writer: ResultsWriter, outcome: Outcome) -> None:
         outcome.summary,
         outcome.requests,
         outcome.timeline,
+        steps=outcome.steps,
+        memory=outcome.memory,
         info={
             "workload_digest": outcome.digest,
             "skipped_trace_rows": outcome.num_skipped_rows,

@@ -87,6 +87,21 @@ def slot_map(
     )
 
 
+def commonest(kinds: NDArray[np.uint8], per_cell: int) -> NDArray[np.int64]:
+    """Return for each run of ``per_cell`` slots the place of the first one that is of the run's commonest kind."""
+    if per_cell == 1:
+        return np.arange(len(kinds), dtype=np.int64)
+    num_cells = -(-len(kinds) // per_cell)
+    padded = np.full(num_cells * per_cell, len(KINDS), np.uint8)
+    padded[: len(kinds)] = kinds
+    runs = padded.reshape(num_cells, per_cell)
+    counts = np.stack([(runs == kind).sum(axis=1) for kind in range(len(KINDS))])
+    most = counts.argmax(axis=0).astype(np.uint8)
+    first: NDArray[np.int64] = (runs == most[:, None]).argmax(axis=1)
+    places: NDArray[np.int64] = np.arange(num_cells, dtype=np.int64) * per_cell + first
+    return places
+
+
 def _bounds(sequence: Sequence, block_size: int, num_written: int) -> tuple[int, int, int, int]:
     """Return the positions at which a sequence's slots stop being stored, written, useful and asked for."""
     capacity = len(sequence.block_table) * block_size

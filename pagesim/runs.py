@@ -25,11 +25,13 @@ from pagesim.config import AllocatorConfig, ExperimentConfig
 from pagesim.engine import Engine, Source
 from pagesim.errors import ConfigError, PluginError
 from pagesim.journal import Journal
+from pagesim.memorylog import DEFAULT_MAX_SLOTS, MemoryLog, SnapshotRecorder
 from pagesim.record import INTEGRALS, STATUSES, Record
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Limits, Scheduler
 from pagesim.sizing import DTYPE_BYTES, size_memory, size_pool
 from pagesim.sources import ClosedSource, OpenSource, RequestFactory
+from pagesim.steplog import StepLog
 from pagesim.units import TICKS_PER_SECOND
 from pagesim.workload import Workload, build_workload
 
@@ -76,6 +78,8 @@ class Outcome:
     summary: dict[str, Any] = field(default_factory=dict)
     requests: dict[str, Column] = field(default_factory=dict)
     timeline: dict[str, Column] = field(default_factory=dict)
+    steps: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
     num_skipped_rows: int = 0
     wall_s: float = 0.0
@@ -131,7 +135,7 @@ class Run:
         self.account = Account(self.allocator.pool, self.sizing.num_slots, getattr(self.allocator, "prefixes", None))
         self.scheduler = self._build_scheduler()
         window = _window(self.workload) if config.measure.window == "steady" else None
-        self.recorder = Recorder(
+        self.recorder = SnapshotRecorder(
             self.account,
             self.journal,
             self.scheduler,
@@ -139,6 +143,7 @@ class Run:
             num_bins=config.measure.timeline_bins,
             window=window,
         )
+        self.memory_log = self.recorder.log = self._build_memory_log()
         self.engine = Engine(
             self.scheduler,
             self._build_backend(),
@@ -149,6 +154,9 @@ class Run:
             horizon=config.horizon,
             watch=watch,
         )
+        self.step_log = StepLog(self.scheduler) if config.measure.steps else None
+        if self.step_log is not None:
+            self.engine.on_step = self.step_log.note
 
     def execute(self) -> Outcome:
         """Run to the end and return the figures."""
@@ -170,6 +178,8 @@ class Run:
             summary=summary,
             requests=request_table(record),
             timeline=timeline_table(record),
+            steps={} if self.step_log is None else dict(self.step_log.table()),
+            memory={} if self.memory_log is None else self.memory_log.table(),
             digest=self.workload.digest,
             num_skipped_rows=self.workload.skipped_rows,
             wall_s=time.perf_counter() - started,
@@ -203,6 +213,20 @@ class Run:
         if not isinstance(getattr(allocator, "pool", None), BlockPool):
             raise PluginError(f"{cls.__name__} must keep the pool that it is given as `self.pool`")
         return allocator
+
+    def _build_memory_log(self) -> MemoryLog | None:
+        """Return what keeps snapshots of the pool: for all runs where the experiment asks for them.
+
+        Where it says nothing, for the first seed of small pools: the page shows one run of each row.
+        """
+        config, num_slots = self.spec.config, self.sizing.num_slots
+        wanted = config.measure.memory_view
+        if wanted is None:
+            wanted = num_slots <= DEFAULT_MAX_SLOTS and self.spec.seed == config.seeds[0]
+        if not wanted:
+            return None
+        arrivals = self.workload.arrivals
+        return MemoryLog(num_slots, Recorder.FIRST_BIN, 0 if arrivals is None else int(arrivals[-1]))
 
     def build_twin(self) -> Allocator:
         """Return the same allocator over an empty pool."""

@@ -18,6 +18,7 @@ from pagesim.engine import Engine
 from pagesim.explain import words
 from pagesim.explain.frames import Event, Frame, Kind, RequestView, SequenceView
 from pagesim.explain.watch import Notes, watch
+from pagesim.memorylog import holders as holders_of
 from pagesim.poolmap import slot_map
 from pagesim.sequence import Request, Sequence, SequenceStatus
 
@@ -104,7 +105,7 @@ class Observer:
         scheduler, pool = self.scheduler, self.scheduler.pool
         writes = {chunk.sequence: chunk.num_tokens for chunk in step.prefills}
         writes |= dict.fromkeys(step.decodes, 1)
-        holders = self._holders()
+        holders = holders_of(self.scheduler)
         events = self._events(step, now)
         on_device = [sequence for sequence in holders if sequence.block_table]
         on_host = [sequence for sequence in holders if not sequence.block_table]
@@ -129,14 +130,6 @@ class Observer:
             num_host=0 if host is None else host.num_blocks,
             num_host_held=0 if host is None else host.num_held,
         )
-
-    def _holders(self) -> list[Sequence]:
-        """Return every sequence with memory, in the order of admission; those of a batch that have ended too."""
-        queues = self.scheduler
-        retired: Listing[Sequence] = getattr(queues.queues.memory, "retired", ())
-        requests = dict.fromkeys(chain(queues.running, queues.swapped, (sequence.request for sequence in retired)))
-        found = [sequence for request in requests for sequence in request.sequences]
-        return [s for s in found if s.block_table or s.host_table or s.resident_table]
 
     def _view(self, sequence: Sequence, num_written: int) -> SequenceView:
         request, table = sequence.request, sequence.block_table

@@ -16,7 +16,7 @@ from pagesim.poolmap import KINDS
 from pagesim.results import files
 
 TEMPLATE: Final = "page.html.j2"
-WIDTH: Final = 32
+WIDTH: Final = 24
 """Cells of a line of the pool, about."""
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pagesim.explain.frames import Event, Frame, SequenceView, Walk
-from pagesim.poolmap import CACHED, EXTERNAL, FREE, INTERNAL, KINDS, LIVE, NOBODY, RESERVED, WRITTEN
+from pagesim.poolmap import CACHED, EXTERNAL, FREE, INTERNAL, KINDS, LIVE, NOBODY, RESERVED, WRITTEN, commonest
 
 MARKS: Final = {FREE: "_", EXTERNAL: "~", INTERNAL: "x", RESERVED: ".", WRITTEN: "+", LIVE: "", CACHED: "c"}
 """How a slot is drawn, by its kind; a stored one shows its sequence's letter."""
@@ -97,7 +96,7 @@ def _cells(frame: Frame, letters: Letters, per_cell: int) -> Iterator[Cell]:
     kinds, owners = slots.kind, slots.owner
     shared = slots.sharers > 1
     if per_cell > 1:
-        chosen = _most(kinds, per_cell)
+        chosen = commonest(kinds, per_cell)
         kinds, owners, shared = kinds[chosen], owners[chosen], shared[chosen]
     names = [letters.letter(sequence) for sequence in frame.sequences]
     places = [letters.place(sequence) for sequence in frame.sequences]
@@ -105,19 +104,6 @@ def _cells(frame: Frame, letters: Letters, per_cell: int) -> Iterator[Cell]:
         mark = MARKS[kind] or (SHARED if is_shared else names[owner])
         name = "shared" if kind == LIVE and is_shared else KINDS[kind]
         yield Cell(mark, name, None if owner == NOBODY or kind in (FREE, CACHED) else places[owner])
-
-
-def _most(kinds: NDArray[np.uint8], per_cell: int) -> NDArray[np.int64]:
-    """Return for each run of slots the place of one that is of the run's commonest kind."""
-    num_cells = -(-len(kinds) // per_cell)
-    padded = np.full(num_cells * per_cell, 255, np.uint8)
-    padded[: len(kinds)] = kinds
-    runs = padded.reshape(num_cells, per_cell)
-    counts = np.stack([(runs == kind).sum(axis=1) for kind in range(len(KINDS))])
-    commonest = counts.argmax(axis=0).astype(np.uint8)
-    first = (runs == commonest[:, None]).argmax(axis=1)
-    places: NDArray[np.int64] = np.arange(num_cells, dtype=np.int64) * per_cell + first
-    return places
 
 
 def account(frame: Frame) -> dict[str, int]:

@@ -75,9 +75,12 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def table_of_arrays(columns: Mapping[str, Any]) -> pa.Table:
-    """Return columns of equal length as a table: numbers, booleans or text, in the order given."""
+    """Return columns of equal length as a table: numbers, booleans, text or bytes, in the order given."""
     arrays = {}
     for name, values in columns.items():
+        if isinstance(values, list) and values and isinstance(values[0], bytes):
+            arrays[name] = pa.array(values, pa.binary())
+            continue
         array = np.asarray(values)
         is_text = array.dtype.kind in "OUS"
         arrays[name] = pa.array([None if v is None else str(v) for v in values], pa.string()) if is_text else array

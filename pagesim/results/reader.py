@@ -131,6 +131,17 @@ class Results:
         """Return one row a bin of simulated time, of one run or of all; see ``requests``."""
         return self._table(layout.TIMELINE, run)
 
+    def steps(self, run: str | None = None) -> pd.DataFrame:
+        """Return one row a step, of one run or of all; see ``requests``. They are kept with ``measure.steps``.
+
+        Raises ConfigError where they were not kept.
+        """
+        return self._table(layout.STEPS, run)
+
+    def has_table(self, run: str, file: str) -> bool:
+        """Return whether a run has a table that is kept on request: ``layout.STEPS`` or ``layout.MEMORY``."""
+        return (self.folder / layout.RUNS / run / file).is_file()
+
     def _table(self, file: str, run: str | None) -> pd.DataFrame:
         if run is not None and run not in self.runs:
             if run in self.states:

@@ -118,6 +118,8 @@ class ResultsWriter:
         requests: Mapping[str, Any],
         timeline: Mapping[str, Any],
         info: Mapping[str, Any] | None = None,
+        steps: Mapping[str, Any] | None = None,
+        memory: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep a finished run.
 
@@ -127,10 +129,15 @@ class ResultsWriter:
             requests: columns of its requests, in the order of their numbers.
             timeline: columns of its timeline, in the order of time.
             info: for the manifest: ``workload_digest``, and what varies from run to run such as ``wall_s``.
+            steps: columns of its steps, if they were kept.
+            memory: columns of the snapshots of its pool, if they were kept.
         """
         path = self._run_folder(run)
         files.write_parquet(path / layout.REQUESTS, files.table_of_arrays(requests))
         files.write_parquet(path / layout.TIMELINE, files.table_of_arrays(timeline))
+        for name, columns_ in ((layout.STEPS, steps), (layout.MEMORY, memory)):
+            if columns_:
+                files.write_parquet(path / name, files.table_of_arrays(columns_))
         row = {"run": run, **summary}
         files.write_json(path / layout.RUN_SUMMARY, {name: files.plain(value) for name, value in row.items()})
         files.write_json(path / layout.RUN_STATE, {**(info or {}), "state": "done"})
