@@ -90,21 +90,27 @@ extern "C" __global__ void __launch_bounds__(256) move_blocks(const __grid_const
   }
 }
 
+struct ReadParams {
+  const element* source;
+  u32* sink;
+  long long num_vectors;  // of 16 bytes
+};
+
 // Read every byte once and do nothing with it: the ceiling that a kernel which reads this much can reach.
 // Thread blocks stride over tiles of eight 16-byte loads a thread.
-extern "C" __global__ void read_all(const element* source, long long vectors, u32* sink) {
+extern "C" __global__ void read_all(const __grid_constant__ ReadParams p) {
   constexpr int DEPTH = 8;
   u32 all = 0;
   const long long tile = (long long)blockDim.x * DEPTH;
-  for (long long first = blockIdx.x * tile + threadIdx.x; first < vectors; first += gridDim.x * tile) {
+  for (long long first = blockIdx.x * tile + threadIdx.x; first < p.num_vectors; first += gridDim.x * tile) {
     uint4 held[DEPTH];
 #pragma unroll
     for (int k = 0; k < DEPTH; ++k) {
-      const long long v = min(first + (long long)k * blockDim.x, vectors - 1);
-      held[k] = load16(source + 8 * v);
+      const long long v = min(first + (long long)k * blockDim.x, p.num_vectors - 1);
+      held[k] = load16(p.source + 8 * v);
     }
 #pragma unroll
     for (int k = 0; k < DEPTH; ++k) all ^= held[k].x ^ held[k].y ^ held[k].z ^ held[k].w;
   }
-  if (all == 0x12345678u) *sink = all;  // keeps the loads; random data hardly ever gets here
+  if (all == 0x12345678u) *p.sink = all;  // keeps the loads; random data hardly ever gets here
 }

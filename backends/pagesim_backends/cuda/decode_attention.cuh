@@ -112,7 +112,6 @@ struct Reader {
   const int* table;
   long long block_stride, token_stride;
   int log2_block_size, end, g, t, lane;
-  int first_slot;
 
   // The table entry of a chunk (PAGED), or of this lane's token of it (PAGED_SMALL), asked for one chunk ahead.
   __device__ __forceinline__ int look_up(int chunk) const {
@@ -134,7 +133,7 @@ struct Reader {
     const int token = min(chunk * CHUNK + (lane & (CHUNK - 1)), end - 1);
     return {entry * block_stride + (token & ((1 << log2_block_size) - 1)) * token_stride};
 #else
-    return {(first_slot + chunk * CHUNK) * token_stride};
+    return {chunk * CHUNK * token_stride};
 #endif
   }
 
@@ -215,13 +214,6 @@ __device__ __forceinline__ int dim_of(int i, int g, bool far) {
   return 64 * V_SPANS + 2 * V_TAIL * g + m + (far ? V_TAIL : 0);
 }
 
-// Count one arrival and return how many there were before; what the block wrote is visible to whoever counts later.
-__device__ __forceinline__ int count_arrival(int* arrivals) {
-  int before;
-  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;" : "=r"(before) : "l"(arrivals) : "memory");
-  return before;
-}
-
 __device__ __forceinline__ void store_pair(element* p, float low, float high) {
   *reinterpret_cast<u32*>(p) = pack(low, high);
 }
@@ -238,7 +230,10 @@ __device__ __forceinline__ void attend(const Params& p, const WorkItem& item, fl
   reader.block_stride = p.block_stride;
   reader.token_stride = p.token_stride;
   reader.log2_block_size = p.log2_block_size;
-  reader.first_slot = item.table;
+#if ADDRESSING == CONTIGUOUS  // here, for in the loop it takes registers that head size 256 does not have
+  reader.key += item.table * p.token_stride;
+  reader.value += item.table * p.token_stride;
+#endif
   reader.end = item.end;
   reader.g = g;
   reader.t = t;

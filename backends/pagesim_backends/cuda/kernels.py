@@ -8,6 +8,9 @@ alone compiles every variant, on a machine without a GPU too (``compile_cubin``)
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -49,6 +52,7 @@ MOVE_PARAMS: Final = np.dtype(
     + [("num_blocks", np.int32), ("num_pieces", np.int32)],
     align=True,
 )
+READ_PARAMS: Final = np.dtype([(name, np.uint64) for name in ("source", "sink")] + [("num_vectors", np.int64)])
 DECODE_PARAMS: Final = np.dtype(
     [
         (name, np.uint64)
@@ -229,24 +233,55 @@ class Resources:
 def compile_cubin(variant: Variant, architecture: str) -> Resources:
     """Compile without a GPU and return what the assembler reports.
 
+    By NVRTC where CuPy is installed, else by ``nvcc``; either needs no driver.
+
     Args:
         variant: what to compile.
         architecture: ``sm_80``, ``sm_90`` and so on.
 
-    Raises BackendError with the compiler's words if it does not compile.
+    Raises BackendError with the compiler's words if it does not compile, or if there is no compiler.
     """
+    compiler = find_compiler()
+    if compiler is None:
+        raise BackendError("no CUDA compiler: install the extra cuda13, or put nvcc on the path")
+    log = (_by_nvrtc if compiler == "nvrtc" else _by_nvcc)(variant, architecture)
+    return parse_resources(log, variant.kernel)
+
+
+def find_compiler() -> str | None:
+    """Return ``nvrtc``, ``nvcc`` or None."""
+    try:
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+    except Exception:  # CuPy raises its own errors where the library is missing
+        return "nvcc" if shutil.which("nvcc") else None
+    return "nvrtc"
+
+
+def _by_nvrtc(variant: Variant, architecture: str) -> str:
     from cupy.cuda import nvrtc
 
     program = nvrtc.createProgram((FOLDER / variant.source).read_text(), variant.source, [], [])
     try:
         nvrtc.compileProgram(program, [*variant.options, f"-arch={architecture}", "--ptxas-options=-v"])
-        log = nvrtc.getProgramLog(program)
+        return str(nvrtc.getProgramLog(program))
     except nvrtc.NVRTCError:
-        log = nvrtc.getProgramLog(program)
-        raise BackendError(f"{variant.source} does not compile for {architecture}: {log}") from None
+        raise BackendError(
+            f"{variant.source} does not compile for {architecture}: {nvrtc.getProgramLog(program)}"
+        ) from None
     finally:
         nvrtc.destroyProgram(program)
-    return parse_resources(log, variant.kernel)
+
+
+def _by_nvcc(variant: Variant, architecture: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["nvcc", "-cubin", f"-arch={architecture}", "-Xptxas", "-v", *variant.options]
+        command += ["-o", f"{folder}/kernel.cubin", str(FOLDER / variant.source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BackendError(f"{variant.source} does not compile for {architecture}: {done.stderr}")
+    return done.stderr
 
 
 def parse_resources(log: str, kernel: str) -> Resources:

@@ -49,17 +49,6 @@ struct PrefillParams {
   int num_query_heads, group, log2_block_size;
 };
 
-__device__ __forceinline__ void copy16(element* shared, const element* global) {
-  const u32 address = (u32)__cvta_generic_to_shared(shared);
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global));
-}
-
-__device__ __forceinline__ void load_transposed(u32 (&r)[4], const element* shared) {
-  const u32 address = (u32)__cvta_generic_to_shared(shared);
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
-}
-
 // Ask for keys first .. first + KEYS - 1 of the sequence; those past the last one are copies of it.
 __device__ __forceinline__ void fetch(const PrefillParams& p, const PrefillItem& item, int kv_head, int first, int num_keys,
                                       element* stage) {
@@ -98,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) prefill_attention(const
   const int first_position = item.stored + item.first_row / p.group;
 
   fetch(p, item, kv_head, 0, num_keys, stages);
-  asm volatile("cp.async.commit_group;");
+  commit_copies();
 
   uint4 near[SPANS], far[SPANS];
   uint2 near_tail, far_tail;
@@ -122,8 +111,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) prefill_attention(const
   for (int tile = 0; tile < num_tiles; ++tile) {
     const element* stage = stages + tile % 2 * STAGE;
     if (tile + 1 < num_tiles) fetch(p, item, kv_head, (tile + 1) * KEYS, num_keys, stages + (tile + 1) % 2 * STAGE);
-    asm volatile("cp.async.commit_group;");
-    asm volatile("cp.async.wait_group 1;");
+    commit_copies();
+    wait_for_all_but_one_group();
     __syncthreads();
 
     float score[KEYS / 8][4];
