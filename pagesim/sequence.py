@@ -294,7 +294,7 @@ class Request:
     def give_lengths(self, output_tokens: list[int]) -> None:
         """Give each sample its own length, the longest first: it is the one that the others fork from."""
         lengths = sorted(output_tokens, reverse=True)
-        self.output_tokens = lengths[0]
+        self.output_tokens = self.estimate = lengths[0]
         for sequence, length in zip(self.sequences, lengths, strict=True):
             sequence.num_output = sequence.estimate = length
 

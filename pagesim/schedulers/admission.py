@@ -113,7 +113,7 @@ class Admission:
                 queues.waiting.popleft()
                 queues.perform(step, ops)
                 budget = self._start(request, sequences, matched, step, budget)
-            elif not request.fits_alone and self.never(request, need):
+            elif not request.fits_alone and self.never(sequences):
                 queues.refuse(queues.waiting.popleft(), f"never fits: an empty pool does not admit {need} tokens")
             else:
                 request.fits_alone = True

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Listing
 
 from pagesim.allocators.base import Allocator
-from pagesim.sequence import Request
+from pagesim.sequence import Request, Sequence
 
 
 class Never:
-    """Answers whether an empty pool would refuse a request too.
+    """Answers whether an empty pool would refuse the prompts of a request too.
 
     Args:
         twin: makes the same allocator over an empty pool.
@@ -18,25 +19,34 @@ class Never:
     def __init__(self, twin: Callable[[], Allocator]) -> None:
         self._twin = twin
         self._spare: Allocator | None = None  # one that is empty again
-        self._answers: dict[tuple[int, int, int], bool] = {}
+        self._answers: dict[tuple[tuple[int, int, int], ...], bool] = {}
 
-    def __call__(self, request: Request, num_tokens: int) -> bool:
-        """Return whether admitting ``num_tokens`` of ``request`` can never succeed."""
-        size = (num_tokens, request.estimate, request.output_tokens)
-        if size not in self._answers:
-            probe = Request(request.id, request.arrival, request.prompt_tokens, request.output_tokens)
-            probe.estimate = probe.sequences[0].estimate = request.estimate
-            probe.oracle = request.oracle
+    def __call__(self, sequences: Listing[Sequence]) -> bool:
+        """Return whether admitting ``sequences``, all of one request, can never succeed."""
+        sizes = tuple((sequence.num_prefill, sequence.estimate, sequence.num_output) for sequence in sequences)
+        if sizes not in self._answers:
             # A policy may keep something from before, so only a fresh one can say never.
-            self._answers[size] = not (
-                self._admits(self._spare, probe, num_tokens) or self._admits(self._twin(), probe, num_tokens)
-            )
-        return self._answers[size]
+            self._answers[sizes] = not (self._admits(self._spare, sequences) or self._admits(self._twin(), sequences))
+        return self._answers[sizes]
 
-    def _admits(self, allocator: Allocator | None, probe: Request, num_tokens: int) -> bool:
-        sequence = probe.sequences[0]
-        if allocator is None or allocator.allocate(sequence, num_tokens) is None:
+    def _admits(self, allocator: Allocator | None, sequences: Listing[Sequence]) -> bool:
+        if allocator is None:
             return False
-        allocator.free(sequence)
-        self._spare = allocator if not allocator.pool.num_held else None
+        probes = _probes(sequences)
+        for probe, sequence in zip(probes, sequences, strict=True):
+            if allocator.allocate(probe, sequence.num_prefill) is None:
+                return False
+        for probe in probes:
+            allocator.free(probe)
+        self._spare = None if allocator.pool.num_held else allocator
         return True
+
+
+def _probes(sequences: Listing[Sequence]) -> list[Sequence]:
+    """Return sequences of the same sizes that hold nothing."""
+    request = sequences[0].request
+    probe = Request(request.id, request.arrival, request.prompt_tokens, request.output_tokens, len(sequences))
+    probe.oracle = request.oracle
+    for copy, sequence in zip(probe.sequences, sequences, strict=True):
+        copy.num_output, copy.estimate = sequence.num_output, sequence.estimate
+    return probe.sequences

@@ -1,0 +1,150 @@
+"""INV-10: taking equal steps again without walking the queues changes nothing, as integers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagesim.allocators.contiguous import Contiguous
+from pagesim.allocators.copy_on_write import CopyOnWrite
+from pagesim.allocators.ideal import Ideal
+from pagesim.allocators.paged import Paged
+from pagesim.allocators.swapping import Swapping
+from pagesim.backend import Step, StepResult
+from pagesim.beams import SeededBeams
+from pagesim.blocks import BlockOps, BlockPool
+from pagesim.record import Record
+from pagesim.sequence import Request, Sequence
+from tests.support.runs import SCHEDULERS, VICTIMS, Maker, Server
+
+
+class Eager:
+    """A plug-in without any of the attributes that let the engine skip a call."""
+
+    def __init__(self, pool: BlockPool) -> None:
+        self.pool = pool
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+        """Take one block more than is needed, where there is one."""
+        missing = self.pool.blocks_for(sequence.num_stored + num_tokens) - len(sequence.block_table)
+        if missing > self.pool.num_free:
+            return None
+        if missing > 0:
+            sequence.block_table += self.pool.take(min(missing + 1, self.pool.num_free))
+        return BlockOps()
+
+    def free(self, sequence: Sequence) -> None:
+        """Give all back."""
+        self.pool.give(sequence.block_table)
+        sequence.block_table = []
+
+
+MAKERS: dict[str, Maker] = {
+    "paged": lambda pool, longest: Paged(pool),
+    "copy_on_write": lambda pool, longest: CopyOnWrite(pool),
+    "swapping": lambda pool, longest: Swapping(pool),
+    "ideal": lambda pool, longest: Ideal(pool),
+    "max": lambda pool, longest: Contiguous(pool, longest, "max", "best_fit"),
+    "pow2": lambda pool, longest: Contiguous(pool, longest, "pow2", "buddy"),
+    "plug-in": lambda pool, longest: Eager(pool),
+}
+
+
+class Uneven:
+    """Every count of a step tells in its duration."""
+
+    def execute(self, step: Step) -> StepResult:
+        """Price a step."""
+        prompts = sum(chunk.num_tokens * (1 + chunk.sequence.num_stored) for chunk in step.prefills)
+        parts = (step.num_decodes * 3 + step.padding_tokens, step.context_tokens, prompts, 0, len(step.ops), 0)
+        return StepResult(sum(parts) + step.table_entries + 1, *parts, step.table_entries + 1)
+
+
+def draw(rng: Random) -> tuple[list[Request], dict[str, Any]]:
+    """Return requests and the limits of a server that is neither idle nor hopeless."""
+    width = rng.choice([1, 1, 1, 2, 3])
+    beams = SeededBeams(rng.randint(0, 9)) if width > 1 and rng.random() < 0.4 else None
+    arrival, requests = 0, []
+    for number in range(rng.randint(1, 9)):
+        arrival += rng.choice([0, 0, 5, 60, 1000, 20_000])
+        output = rng.choice([1, rng.randint(2, 12), rng.randint(20, 90)])
+        request = Request(number, arrival, rng.randint(1, 30), output, width, rng.choice([output, output, 3]))
+        request.beams = beams
+        if width > 1 and beams is None and rng.random() < 0.5:
+            request.give_lengths([rng.randint(1, output) for _ in range(width)])
+        requests.append(request)
+    longest = max(request.prompt_tokens + request.output_tokens for request in requests)
+    limits = {
+        "max_num_seqs": rng.choice([3, 8]),
+        "max_model_len": longest + rng.choice([0, 9]),
+        "watermark": rng.choice([0, 1]),
+        "num_slots": longest * rng.randint(1, 3) + rng.randint(0, 40),
+    }
+    return requests, limits
+
+
+def serve(seed: int, allocator: str, scheduler: str, *, fast_forward: bool) -> Record:
+    """Run the case of ``seed``."""
+    rng = Random(seed)
+    requests, limits = draw(rng)
+    if allocator == "plug-in":  # it cannot fork, so an experiment with beams would have been refused
+        for request in requests:
+            request.beams = None
+    block_size = 1 if allocator == "ideal" else rng.randint(1, 8)
+    num_slots = limits.pop("num_slots")
+    swaps = allocator == "swapping"
+    server = Server(
+        max(num_slots // block_size, 1),
+        block_size,
+        MAKERS[allocator],
+        scheduler,
+        rng.choice(sorted(VICTIMS)),
+        max_num_batched_tokens=rng.randint(8, 40) if scheduler == "chunked" else limits["max_model_len"] * 3,
+        host_blocks=rng.choice([0, 4, 100]) if swaps else 0,
+        options={"preemption": "swap" if swaps else "recompute"},
+        num_slots=num_slots + block_size,
+        **limits,
+    )
+    recorder = server.run(
+        requests,
+        backend=Uneven(),
+        fast_forward=fast_forward,
+        num_bins=rng.choice([10, 1000]),
+        first_bin=rng.choice([7, 1000]),
+        horizon=rng.choice([None, None, rng.randint(1, 60_000)]),
+        window=rng.choice([None, (requests[0].arrival + 3, requests[-1].arrival + 500)]),
+    )
+    return recorder.record(block_bytes=1)
+
+
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
+@pytest.mark.parametrize("allocator", sorted(MAKERS))
+@settings(max_examples=20 if settings().derandomize else 200)
+@given(seed=st.integers(0, 10_000))
+def test_inv_10_fast_forwarding_changes_nothing(allocator: str, scheduler: str, seed: int) -> None:
+    fast = serve(seed, allocator, scheduler, fast_forward=True)
+    slow = serve(seed, allocator, scheduler, fast_forward=False)
+    assert fast.requests.tolist() == slow.requests.tolist()
+    assert (fast.bin_width, fast.edges) == (slow.bin_width, slow.edges)
+    assert (fast.gaps.counts, fast.gaps.maximum) == (slow.gaps.counts, slow.gaps.maximum)
+    assert fast.refusals == slow.refusals
+    for part in ("opened", "closed", "end"):
+        one, other = getattr(fast, part), getattr(slow, part)
+        assert (one is None) == (other is None)
+        assert one is None or asdict(one) == asdict(other)
+    assert (fast.peak_running, fast.peak_running_in_window) == (slow.peak_running, slow.peak_running_in_window)
+
+
+def test_fast_forwarding_really_skips_the_queues() -> None:
+    server = Server(100, 4, "paged", "chunked")
+    calls = []
+    plan = server.sched.plan
+    server.sched.plan = lambda step: calls.append(step) or plan(step)  # type: ignore[method-assign,func-returns-value]
+    server.run([Request(0, 0, 8, 300)], backend=Uneven())
+    assert server.journal.iterations == 300
+    assert len(calls) < 12
