@@ -219,6 +219,7 @@ class Request:
         prefix_group: requests of a group begin with the same ``prefix_tokens`` tokens; None: with none.
         beams: how beams survive; None: its sequences are samples.
         num_selected: tokens after which survival has been decided; one token has no past to share.
+        waits_since: the pool's generation when it had to go because nobody else could, None if it never had.
         survivors: beam replacements that the next step performs: (index replaced, index continued).
         forked: whether all of its sequences have the prompt (or there is only one).
         num_live: sequences that have not ended.
@@ -253,6 +254,7 @@ class Request:
         "sequences",
         "status",
         "survivors",
+        "waits_since",
     )
 
     def __init__(
@@ -273,6 +275,7 @@ class Request:
         self.prefix_tokens = 0
         self.beams: BeamModel | None = None
         self.num_selected = 1
+        self.waits_since: int | None = None
         self.survivors: list[tuple[int, int]] = []
         self.status = SequenceStatus.WAITING
         self.reason = ""

@@ -75,7 +75,7 @@ class Admission:
             if request.num_live > budget:
                 self.hold("tokens")
                 break
-            ops = queues.memory.swap_in(request, above=self._floor())
+            ops = None if self._waits_for_others(request) else queues.memory.swap_in(request, above=self._floor())
             if ops is None:
                 self.hold("memory")
                 break
@@ -95,6 +95,9 @@ class Admission:
             request = queues.waiting[0]
             if queues.swapped or self._waits_for_preempted(request):
                 self.hold("memory")
+                break
+            if self._waits_for_others(request):
+                self.hold("memory", by_allocator=True)
                 break
             if (misfit := self._misfit(request)) is not None:
                 queues.refuse(queues.waiting.popleft(), misfit)
@@ -156,6 +159,11 @@ class Admission:
     def _waits_for_preempted(self, request: Request) -> bool:
         preempted = self.queues.preempted
         return self.rule == "after_preempted" and bool(preempted) and request not in preempted
+
+    def _waits_for_others(self, request: Request) -> bool:
+        """Whether ``request`` had to go of its own accord and nobody has given memory back since."""
+        queues = self.queues
+        return request.waits_since == queues.memory.pool.generation and queues.num_holders > 0
 
     def _misfit(self, request: Request) -> str | None:
         """Return why the limits can never let ``request`` in, if that is so."""

@@ -42,6 +42,10 @@ class Preemption:
                 return None
             else:
                 self.preempt(request, step)
+                if len(request.sequences) > 1:
+                    # A group that fits by its prompt and not by its sequences would come back, compute its
+                    # prompt and have to go again in every step, until somebody else gives memory back.
+                    request.waits_since = queues.memory.pool.generation
                 return None
         return ops
 
