@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pagesim.poolmap import KINDS, LIVE, NOBODY, commonest, slot_map
+from pagesim.poolmap import KINDS, LIVE, NOBODY, sample, slot_map
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Scheduler
 from pagesim.sequence import Sequence
@@ -77,7 +77,7 @@ class MemoryLog:
         sequences = [sequence for sequence in holders(scheduler) if sequence.block_table]
         slots = slot_map(scheduler.pool, sequences, self.num_slots)
         counts = np.bincount(slots.kind, minlength=len(KINDS))
-        chosen = commonest(slots.kind, self.slots_per_cell)
+        chosen = sample(self.num_slots, self.slots_per_cell)
         kind, owner = slots.kind[chosen], slots.owner[chosen]
         shared = (slots.sharers[chosen] > 1) & (kind == LIVE)
         requests: NDArray[np.uint32] = np.array([s.request.id for s in sequences] + [NO_OWNER], np.uint32)

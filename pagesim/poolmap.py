@@ -87,19 +87,14 @@ def slot_map(
     )
 
 
-def commonest(kinds: NDArray[np.uint8], per_cell: int) -> NDArray[np.int64]:
-    """Return for each run of ``per_cell`` slots the place of the first one that is of the run's commonest kind."""
-    if per_cell == 1:
-        return np.arange(len(kinds), dtype=np.int64)
-    num_cells = -(-len(kinds) // per_cell)
-    padded = np.full(num_cells * per_cell, len(KINDS), np.uint8)
-    padded[: len(kinds)] = kinds
-    runs = padded.reshape(num_cells, per_cell)
-    counts = np.stack([(runs == kind).sum(axis=1) for kind in range(len(KINDS))])
-    most = counts.argmax(axis=0).astype(np.uint8)
-    first: NDArray[np.int64] = (runs == most[:, None]).argmax(axis=1)
-    places: NDArray[np.int64] = np.arange(num_cells, dtype=np.int64) * per_cell + first
-    return places
+def sample(num_slots: int, per_cell: int) -> NDArray[np.int64]:
+    """Return the place of one slot of each run of ``per_cell``, at a different offset from run to run.
+
+    So the shares of what is drawn are those of the slots, as far as a sample tells, at whatever size blocks have.
+    """
+    cells = np.arange(-(-num_slots // per_cell), dtype=np.int64)
+    spread = (cells * 0x9E3779B1 >> 7) % per_cell  # multiplicative hashing, Knuth, TAOCP 3, section 6.4
+    return np.minimum(cells * per_cell + spread, num_slots - 1)
 
 
 def _bounds(sequence: Sequence, block_size: int, num_written: int) -> tuple[int, int, int, int]:

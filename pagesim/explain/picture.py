@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from pagesim.explain.frames import Event, Frame, SequenceView, Walk
-from pagesim.poolmap import CACHED, EXTERNAL, FREE, INTERNAL, KINDS, LIVE, NOBODY, RESERVED, WRITTEN, commonest
+from pagesim.poolmap import CACHED, EXTERNAL, FREE, INTERNAL, KINDS, LIVE, NOBODY, RESERVED, WRITTEN, sample
 
 MARKS: Final = {FREE: "_", EXTERNAL: "~", INTERNAL: "x", RESERVED: ".", WRITTEN: "+", LIVE: "", CACHED: "c"}
 """How a slot is drawn, by its kind; a stored one shows its sequence's letter."""
@@ -29,12 +29,12 @@ MEANINGS: Final = (
 )
 
 MAX_CELLS: Final = 768
-"""A larger pool is drawn in equal runs of slots."""
+"""Of a larger pool one slot out of each run is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One character of the drawing: a slot, or a run of them that is mostly so."""
+    """One character of the drawing: a slot, of a large pool one out of a run of them."""
 
     mark: str
     kind: str
@@ -96,7 +96,7 @@ def _cells(frame: Frame, letters: Letters, per_cell: int) -> Iterator[Cell]:
     kinds, owners = slots.kind, slots.owner
     shared = slots.sharers > 1
     if per_cell > 1:
-        chosen = commonest(kinds, per_cell)
+        chosen = sample(len(kinds), per_cell)
         kinds, owners, shared = kinds[chosen], owners[chosen], shared[chosen]
     names = [letters.letter(sequence) for sequence in frame.sequences]
     places = [letters.place(sequence) for sequence in frame.sequences]

@@ -129,7 +129,7 @@ def _legend(walks: Listing[Walk]) -> Text:
     shown = [f"{mark} {meaning}" for mark, meaning in picture.MEANINGS if mark in used or mark in "A+"]
     per_cell = max(picture.slots_per_cell(walk) for walk in walks)
     if per_cell > 1:
-        shown.append(f"each character stands for {per_cell} slots")
+        shown.append(f"each character is one of {per_cell} slots")
     return Text("In the pool: " + "; ".join(shown), style="dim")
 
 

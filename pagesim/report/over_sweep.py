@@ -76,7 +76,7 @@ def latency(results: Results, point: Point | None = None) -> Figure:
             for panel, column in zip(axes[0], ("ttft_s", "tpot_s"), strict=True):
                 values = requests[column].dropna().to_numpy(dtype=np.float64)
                 if len(values):
-                    label = name if column == "ttft_s" else None
+                    label = name if column == "ttft_s" else f"_{name}"  # the legend shows it once
                     panel.plot(np.quantile(values, _QUANTILES), 100 * _QUANTILES, label=label, **look.line(name))
                 if len(values) and column == "tpot_s":
                     slowest = max(slowest, float(np.quantile(values, 0.995)))
@@ -138,7 +138,7 @@ def _against(rows: Rows, key: str, figures: Sequence[tuple[str, str, bool]], tit
                     [float(take(seeds[place])) for place in there] for take in (np.nanmean, np.nanmin, np.nanmax)
                 )
                 order = 1 if rows.is_bound(name) else 2
-                panel.plot(x, means, **look.line(name), marker=look.marker(name), zorder=order)
+                panel.plot(x, means, **look.line(name), marker=look.marker(name), zorder=order, label=f"_{name}")
                 panel.fill_between(x, least, most, color=look.colour(name), alpha=0.15, linewidth=0)
                 ends[name] = means[-1]
             if key == RATE and column == "throughput_requests_per_s":

@@ -134,9 +134,8 @@ def _lines(
         scale, unit = _time_unit(end)
         for name, line in lines.items():
             middle = (line["t_s"] + line["width_s"] / 2) / scale
-            panel.plot(
-                middle, line[column] * factor, **look.line(name), linewidth=1.4, zorder=1 if rows.is_bound(name) else 2
-            )
+            order = 1 if rows.is_bound(name) else 2
+            panel.plot(middle, line[column] * factor, **look.line(name), linewidth=1.4, zorder=order, label=f"_{name}")
         panel.set(xlabel=f"time ({unit})", ylabel=label, xlim=(0, end / scale), ylim=(0, None))
         panel.grid(axis="y")
         set_title(figure, title, str(point))

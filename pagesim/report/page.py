@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pagesim.errors import ConfigError
 from pagesim.report import figures
 from pagesim.report.cells import tables
+from pagesim.report.hover import hover
+from pagesim.report.memory_view import as_json, memory_view
 from pagesim.report.notes import notes
 from pagesim.report.rows import Rows
 from pagesim.report.style import inline_svg
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE: Final = "page.html.j2"
+SCRIPT: Final = "interactive.js"
 
 CAPTIONS: Final = {
     "memory": "Shares of the KV cache by what their slots hold, averaged over time and seeds.",
@@ -62,6 +65,7 @@ def page(results: Results, drawn: dict[str, Figure] | None = None) -> str:
     template = environment.from_string(Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8"))
     rows = Rows.of(results)
     shown, missing = _figures(results, drawn or {})
+    view, problem = _memory_view(results, rows)
     manifest = {"pagesim": "unknown", "started": "", **results.manifest}
     return template.render(
         name=results.name,
@@ -69,7 +73,11 @@ def page(results: Results, drawn: dict[str, Figure] | None = None) -> str:
         verdict=verdict(rows),
         subject=subject(rows),
         tables=tables(rows) if rows.names else [],
-        notes=[*legend(rows), *notes(results, rows), *missing],
+        notes=[*legend(rows), *notes(results, rows), *missing, *problem],
+        memory=view,
+        memory_json=Markup(as_json(view)) if view else "",
+        hover_json=Markup(as_json({kind: hover(figure) for kind, figure in shown.items()})),
+        script=Markup(Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")),
         figures=[(kind, CAPTIONS[kind], Markup(inline_svg(figure, kind))) for kind, figure in shown.items()],
         experiment=_experiment(results),
         facts=list(_facts(manifest)),
@@ -89,6 +97,14 @@ def _figures(results: Results, drawn: dict[str, Figure]) -> tuple[dict[str, Figu
         except ConfigError as error:
             missing.append(f"the figure {kind} cannot be shown: {error}")
     return found, missing
+
+
+def _memory_view(results: Results, rows: Rows) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return what the memory view shows, and why it cannot be shown where its files are damaged."""
+    try:
+        return memory_view(results, rows), []
+    except ConfigError as error:
+        return None, [f"the memory view cannot be shown: {error}"]
 
 
 def _question(results: Results) -> str:
