@@ -1,4 +1,4 @@
-"""Executes every step on the CPU with torch: K and V are really stored, copied, swapped and attended to.
+"""Executes every step on the CPU: K and V are really stored, copied, swapped and attended to.
 
 It is the oracle of the GPU backend and the proof, on any machine, that a policy's block tables and
 plans keep every sequence's context: the attention output of each token is folded into a digest,
@@ -9,17 +9,21 @@ and a token that is computed again must give the same one, bit for bit (INV-9).
 
 A slot that nobody has written holds NaN, and so does every slot that a swap-out left: a policy that
 reads one shows in the output at once.
+
+It is written with numpy, not with torch, so that it runs wherever pagesim does: in CI, executing the memory
+traffic of every policy for real, and behind ``--set backend=reference`` on any laptop.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pagesim.backend import Backend, Machine, Step, StepResult
 from pagesim.blocks import BlockOps, Copy, SwapOut
@@ -29,13 +33,13 @@ from pagesim.units import ticks
 from pagesim_backends import tokens
 from pagesim_backends.cache_shape import CacheShape, describe, slot_mapping
 
-Tensor = Any  # torch is not typed where it is not installed
+Tensor = npt.NDArray[np.floating[Any]]
 
-_DTYPES: Final = {"float32": torch.float32, "float64": torch.float64}
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
 class Reference:
-    """The same steps with torch on the CPU: real K and V, a small model, no GPU.
+    """The same steps on the CPU: real K and V of a small model, no GPU.
 
     Args:
         num_blocks: device blocks of the policy's pool.
@@ -71,7 +75,7 @@ class Reference:
         )
         self.seed = seed
         self.timing = timing
-        self._dtype = _DTYPES[dtype]
+        self._dtype: np.dtype[Any] = _DTYPES[dtype]
         self._store = self._allocate(num_blocks * block_size, "kv_cache")
         self._host = self._allocate(num_host_blocks * block_size, "host_kv_cache")
         self._marks: dict[int, dict[int, bytes]] = {}  # of a branch: position -> digest of its output
@@ -149,7 +153,7 @@ class Reference:
         Both float64, shape (stored tokens, layers, kv_heads, head_dim).
         """
         slots = slot_mapping(sequence.block_table, self.shape.block_size, 0, sequence.num_stored)
-        held = self._store[:, torch.from_numpy(slots)].to(torch.float64).numpy()
+        held = self._store[:, slots].astype(np.float64)
         return held[0], held[1]
 
     def expected(self, sequence: Sequence) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -159,14 +163,16 @@ class Reference:
 
     def _allocate(self, num_slots: int, what: str) -> Tensor:
         shape = (2, num_slots, self.shape.num_layers, self.shape.num_kv_heads, self.shape.head_dim)
+        num_bytes = math.prod(shape) * self._dtype.itemsize
         try:
-            return torch.full(shape, torch.nan, dtype=self._dtype)
-        except RuntimeError:
-            num_bytes = int(np.prod(shape)) * self._dtype.itemsize
-            raise BackendError(
-                f"backend reference cannot allocate {num_bytes / 2**30:.1f} GiB for {num_slots} slots; "
-                f"lower memory.{what} or its num_layers, num_kv_heads or head_dim"
-            ) from None
+            if num_bytes < _physical_memory():
+                return np.full(shape, np.nan, dtype=self._dtype)
+        except MemoryError:
+            pass
+        raise BackendError(
+            f"backend reference cannot allocate {num_bytes / 2**30:.1f} GiB for {num_slots} slots; "
+            f"lower memory.{what} or its num_layers, num_kv_heads or head_dim"
+        )
 
     def _perform(self, ops: BlockOps) -> None:
         size = self.shape.block_size
@@ -174,15 +180,15 @@ class Reference:
             if isinstance(op, Copy):
                 length = op.num_blocks * size
                 source, target = op.source * size, op.destination * size
-                self._store[:, target : target + length] = self._store[:, source : source + length].clone()
+                self._store[:, target : target + length] = self._store[:, source : source + length].copy()
                 continue
             device, host = op.device * size, op.host * size
             if isinstance(op, SwapOut):
                 self._host[:, host : host + size] = self._store[:, device : device + size]
-                self._store[:, device : device + size] = torch.nan
+                self._store[:, device : device + size] = np.nan
             else:
                 self._store[:, device : device + size] = self._host[:, host : host + size]
-                self._host[:, host : host + size] = torch.nan
+                self._host[:, host : host + size] = np.nan
 
     def _values(self, keys: tokens.Words, what: int) -> npt.NDArray[np.float64]:
         heads = self.shape.num_query_heads if what == tokens.QUERY else self.shape.num_kv_heads
@@ -192,10 +198,10 @@ class Reference:
         """Store K and V of the next tokens and return their queries, (tokens, layers, heads, head_dim)."""
         start = sequence.num_stored
         keys = tokens.token_keys(tokens.runs_of(sequence, self.seed, start, start + num_tokens))
-        slots = torch.from_numpy(slot_mapping(sequence.block_table, self.shape.block_size, start, start + num_tokens))
+        slots = slot_mapping(sequence.block_table, self.shape.block_size, start, start + num_tokens)
         for row, what in enumerate((tokens.KEY, tokens.VALUE)):
-            self._store[row, slots] = torch.from_numpy(self._values(keys, what)).to(self._dtype)
-        return torch.from_numpy(self._values(keys, tokens.QUERY)).to(self._dtype)
+            self._store[row, slots] = self._values(keys, what)
+        return self._values(keys, tokens.QUERY).astype(self._dtype)
 
     def _attend(self, sequence: Sequence, query: Tensor) -> None:
         """Attend with each new token on its own, in shapes that depend on its position alone.
@@ -203,18 +209,18 @@ class Reference:
         A batched product would be faster and would round differently in another batch.
         """
         start, num_tokens = sequence.num_stored, len(query)
-        slots = torch.from_numpy(slot_mapping(sequence.block_table, self.shape.block_size, 0, start + num_tokens))
+        slots = slot_mapping(sequence.block_table, self.shape.block_size, 0, start + num_tokens)
         key, value = self._store[0, slots], self._store[1, slots]
-        grouped = query.view(num_tokens, self.shape.num_layers, self.shape.num_kv_heads, self.shape.group, -1)
+        grouped = query.reshape(num_tokens, self.shape.num_layers, self.shape.num_kv_heads, self.shape.group, -1)
         runs = tokens.runs_of(sequence, self.seed, start, start + num_tokens)
         for position, stream in ((position, run.stream) for run in runs for position in range(run.start, run.stop)):
             offset = position - start
             output = attention(grouped[offset], key[: position + 1], value[: position + 1])
-            if not torch.isfinite(output).all():
+            if not np.isfinite(output).all():
                 raise InvariantError(
                     f"INV-2: {describe(sequence)} attends at position {position} to a slot that nobody has written"
                 )
-            mark = blake2b(output.numpy().tobytes(), digest_size=16).digest()
+            mark = blake2b(output.tobytes(), digest_size=16).digest()
             if self._marks.setdefault(stream, {}).setdefault(position, mark) != mark:
                 raise InvariantError(
                     f"INV-9: {describe(sequence)} computes position {position} again and gets another output; "
@@ -225,13 +231,19 @@ class Reference:
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return the attention output of one token in all layers; (layers, kv_heads, group, head_dim).
 
-    softmax(q K^T / sqrt(head_dim)) V, with the sums over the last and the first axis in torch's own order.
+    softmax(q K^T / sqrt(head_dim)) V. Arrays of equal shapes give equal bits for equal numbers.
 
     Args:
         query: (layers, kv_heads, group, head_dim).
         key: (context, layers, kv_heads, head_dim).
         value: likewise.
     """
-    scores = (key.unsqueeze(3) * query).sum(-1) * query.shape[-1] ** -0.5
-    weights = torch.softmax(scores, dim=0)
-    return (weights.unsqueeze(-1) * value.unsqueeze(3)).sum(0)
+    scores = (key[:, :, :, None] * query).sum(-1) * query.shape[-1] ** -0.5
+    weights = np.exp(scores - scores.max(0))
+    output: Tensor = (weights[..., None] * value[:, :, :, None]).sum(0) / weights.sum(0)[..., None]
+    return output
+
+
+def _physical_memory() -> int:
+    """Return the bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -104,7 +104,7 @@ class Cuda:
         linear: Pricer | None = None,
         keep_outputs: bool = False,
     ) -> None:
-        _check_device()
+        check_device()
         if dtype not in DTYPES:
             raise BackendError(f"backend cuda computes in {' or '.join(DTYPES)}, not in {dtype!r}; set memory.dtype")
         if block_size & (block_size - 1) or block_size > 256:
@@ -511,7 +511,8 @@ def _addressing(block_size: int, contiguous: bool) -> Addressing:
     return Addressing.PAGED if block_size >= kernels.CHUNK else Addressing.PAGED_SMALL
 
 
-def _check_device() -> None:
+def check_device() -> None:
+    """Raise BackendError unless there is a GPU that the kernels run on."""
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

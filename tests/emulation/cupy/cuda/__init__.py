@@ -76,6 +76,10 @@ class Stream:
         self._captured = None
         return graph
 
+    @property
+    def done(self) -> bool:
+        return True
+
     def synchronize(self) -> None:
         if self._captured is not None:
             raise CUDARuntimeError("a stream is synchronized while it captures")
@@ -164,6 +168,14 @@ class _Runtime:
     @staticmethod
     def runtimeGetVersion() -> int:  # noqa: N802
         return 13000
+
+    @staticmethod
+    def driverGetVersion() -> int:  # noqa: N802
+        return 13000
+
+    @staticmethod
+    def getDeviceProperties(device: int) -> dict[str, bytes]:  # noqa: N802
+        return {"name": b"emulated on the CPU"}
 
     @staticmethod
     def memcpyAsync(target: int, source: int, num_bytes: int, kind: int, stream: int) -> None:  # noqa: N802

@@ -1,0 +1,238 @@
+"""Measures the GPU kernels and prints a table: ``python -m pagesim_backends.bench_attention --out FOLDER``.
+
+Decode attention for uniform and ragged batches, as a share of the ceiling measured in the same process; its
+contiguous twin; torch's scaled_dot_product_attention where torch is installed; block sizes; prefill; copies and
+swaps; decode beside a swap; what a launch costs the host. Results go to ``results.json`` and ``decode.csv`` in
+the folder, with a ``manifest.json`` that names GPU, driver and packages. ``--batches FILE`` measures the decode
+steps of simulated runs too, which ``scripts/draw_decode_batches.py`` draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Sequence as Listing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pagesim.errors import PagesimError
+
+if TYPE_CHECKING:
+    from pagesim_backends.cuda.measure import Bench, Clock, DecodeFigures, Model, Point
+
+GIB: Final = 2**30
+
+LLAMA_UNIFORM: Final = (
+    (1, 1024),
+    (1, 16384),
+    (1, 131072),
+    (16, 1024),
+    (16, 4096),
+    (64, 1024),
+    (64, 4096),
+    (256, 16384),
+)
+OPT_UNIFORM: Final = ((32, 512), (32, 2048), (128, 2048))
+RAGGED: Final = ((128, 1472, 0), (32, 1472, 1), (256, 500, 2), (64, 1472, 3))
+"""(sequences, mean length, seed) of log-normal batches; sigma 1, at most 11,325 tokens."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pagesim_backends.bench_attention", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("results/gpu"), help="folder for the results")
+    parser.add_argument("--batches", type=Path, help="measure the batches of this file too")
+    parser.add_argument("--quick", action="store_true", help="small sizes only: does everything run?")
+    options = parser.parse_args(arguments)
+    try:
+        measure_all(options.out, options.batches, quick=options.quick)
+    except PagesimError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
+    """Measure everything, print tables and write the results. Raises BackendError without a GPU."""
+    # Imported here, so that batches are drawn without a GPU.
+    from pagesim_backends.cuda import backend, measure
+
+    backend.check_device()
+    clock = measure.Clock(repeats=1 if quick else 9)
+    out.mkdir(parents=True, exist_ok=True)
+    extra = json.loads(batches.read_text()) if batches is not None else []
+    results: dict[str, Any] = {"decode": [], "block_sizes": [], "sdpa": {}, "prefill_tflops": {}, "moves": []}
+    for model, points in _points(extra, quick=quick):
+        largest = max(point.num_bytes for point in points)
+        bench = measure.Bench(model, max(largest + largest // 8, 2**20 if quick else 6 * GIB), clock)
+        for point in points:
+            figures = bench.decode(point)
+            sdpa = None if quick or len(set(point.lengths)) > 1 else _sdpa(point, clock)
+            results["decode"].append(asdict(figures))
+            results["sdpa"][f"{model.name} {point.name}"] = sdpa
+            print(_row(figures, sdpa), flush=True)
+        same = points[len(points) // 2]
+        for block_size in (1, 16) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256):
+            figures = bench.decode(same, block_size)
+            results["block_sizes"].append(asdict(figures))
+            print(f"block size {block_size:3d}: {_row(figures, None)}", flush=True)
+        for tokens, stored in ((64, 64),) if quick else ((2048, 0), (2048, 6144), (512, 16384)):
+            rate = bench.prefill(tokens, stored)
+            results["prefill_tflops"][f"{model.name} {tokens} after {stored}"] = rate
+            print(f"{model.name}: prefill of {tokens} tokens after {stored}: {rate:.0f} Tflop/s", flush=True)
+        if model is measure.LLAMA_3_8B:
+            results |= _beside(bench, points, quick=quick)
+        del bench
+    for moved in _moves(quick=quick):
+        results["moves"].append(asdict(moved))
+        print(
+            f"blocks of {moved.block_size} ({moved.block_kib:.0f} KiB, {moved.layout}): copies {moved.copy:.0f} GB/s, "
+            f"swap out {moved.swap_out:.1f}, in {moved.swap_in:.1f}",
+            flush=True,
+        )
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (out / "manifest.json").write_text(json.dumps(manifest(), indent=1) + "\n")
+    with (out / "decode.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(results["decode"][0]))
+        writer.writeheader()
+        writer.writerows(results["decode"])
+
+
+def manifest() -> dict[str, Any]:
+    """Return what the figures were measured with."""
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    names = ("cupy-cuda13x", "cupy-cuda12x", "numpy", "torch")
+    installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
+    return {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gpu": runtime.getDeviceProperties(0)["name"].decode(),
+        "multiprocessors": int(cupy.cuda.Device().attributes["MultiProcessorCount"]),
+        "cuda_driver": runtime.driverGetVersion(),
+        "cuda_runtime": runtime.runtimeGetVersion(),
+        "python": platform.python_version(),
+        "packages": {name: installed[name] for name in names if name in installed},
+        "command": " ".join(sys.argv),
+    }
+
+
+def _points(extra: Listing[dict[str, Any]], *, quick: bool) -> list[tuple[Model, list[Point]]]:
+    import numpy as np
+
+    from pagesim_backends.cuda.measure import LLAMA_3_8B, OPT_13B, Point
+
+    def uniform(model: Model, shapes: Listing[tuple[int, int]]) -> list[Point]:
+        return [Point(f"{count}x{length}", model, (length,) * count) for count, length in shapes]
+
+    def ragged(model: Model, count: int, mean: int, seed: int) -> Point:
+        drawn = np.random.default_rng(seed).lognormal(np.log(mean) - 0.5, 1.0, count)
+        return Point(f"ragged {count} (mean {mean})", model, tuple(np.clip(drawn, 16, 11_325).astype(int).tolist()))
+
+    if quick:
+        return [(LLAMA_3_8B, [*uniform(LLAMA_3_8B, [(2, 40)]), Point("ragged", LLAMA_3_8B, (17, 100, 5))])]
+    found = []
+    for model, shapes in ((LLAMA_3_8B, LLAMA_UNIFORM), (OPT_13B, OPT_UNIFORM)):
+        points = uniform(model, shapes) + [ragged(model, *shape) for shape in RAGGED]
+        points += [Point(one["name"], model, tuple(one["lengths"])) for one in extra]
+        found.append((model, [point for point in points if point.num_bytes < 20 * GIB]))
+    return found
+
+
+def _row(figures: DecodeFigures, sdpa: float | None) -> str:
+    ceiling = figures.ceiling_us
+
+    def share(time: float) -> str:
+        return f"{time:8.1f} us {ceiling / time:4.0%}"
+
+    row = f"{figures.model:11s} {figures.point:24s} {figures.mib:7.0f} MiB  ceiling {ceiling:7.1f} us"
+    row += f"  paged {share(figures.paged_us)}  contiguous {share(figures.contiguous_us)}"
+    if sdpa is not None:
+        row += f"  sdpa {share(sdpa)}"
+    return (
+        f"{row}  {figures.form} {figures.items} items, {figures.max_splits} splits, planned in {figures.plan_us:.0f} us"
+    )
+
+
+def _sdpa(point: Point, clock: Clock) -> float | None:
+    """Return the microseconds of torch's attention over contiguous, unpadded memory; None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    model, count, length = point.model, len(point.lengths), point.lengths[0]
+    sets = max(1, -(-256 * 2**20 // point.num_bytes) + 1)
+    options = {"device": "cuda", "dtype": torch.bfloat16 if model.bf16 else torch.float16}
+    query = torch.randn(count, model.num_query_heads, 1, model.head_dim, **options)
+    shape = (count, model.num_kv_heads, length, model.head_dim)
+    pairs = [(torch.randn(shape, **options), torch.randn(shape, **options)) for _ in range(sets)]
+    attention = torch.nn.functional.scaled_dot_product_attention
+    grouped = model.num_query_heads != model.num_kv_heads
+
+    def attend() -> None:
+        for key, value in pairs:
+            attention(query, key, value, enable_gqa=grouped)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        attend()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        attend()
+    found: list[float] = []
+    for _ in range(clock.repeats):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        found.append(begin.elapsed_time(end) * 1e3 / sets)
+    graph.reset()
+    pairs.clear()
+    torch.cuda.empty_cache()
+    return sorted(found)[len(found) // 2]
+
+
+def _beside(bench: Bench, points: list[Point], *, quick: bool) -> dict[str, Any]:
+    """Measure decode beside swaps, and what a launch costs the host."""
+    from pagesim_backends.cache_shape import CacheShape
+    from pagesim_backends.cuda import measure
+
+    point = max(points, key=lambda point: point.num_bytes if point.num_bytes < 2 * GIB else 0)
+    shape = CacheShape(64, 16, 64, 2, 8, 8, 128) if quick else CacheShape(4096, 16, 4096, 32, 32, 8, 128)
+    beside = measure.decode_beside_swaps(bench, point, shape)
+    direct, replayed = measure.launch_overhead(bench, points[0])
+    slower = [time / beside.alone_us - 1 for time in (beside.out_us, beside.in_us)]
+    print(
+        f"decode alone {beside.alone_us:.1f} us, beside swap-outs {slower[0]:+.1%}, beside swap-ins {slower[1]:+.1%}"
+        + ("" if beside.lasted else " (the swaps ended too early: no figures)")
+    )
+    print(f"a launch costs the host {direct:.1f} us, replayed in a graph {replayed:.1f} us", flush=True)
+    return {"decode_beside_swaps": asdict(beside), "launch_us": direct, "graph_launch_us": replayed}
+
+
+def _moves(*, quick: bool) -> list[Any]:
+    """Measure copies and swaps of blocks of several sizes, of Llama-3-8B."""
+    from pagesim_backends.cache_shape import CacheShape
+    from pagesim_backends.cuda import measure
+
+    if quick:
+        return [measure.moves(CacheShape(64, 16, 32, 2, 8, 8, 128), 16, repeats=1)]
+    found = []
+    for block_size in (1, 8, 16, 64):
+        num_blocks = 65536 // block_size  # 8 GiB
+        shape = CacheShape(num_blocks, block_size, num_blocks // 4, 32, 32, 8, 128)
+        found.append(measure.moves(shape, num_blocks // 8))
+    found.append(measure.moves(CacheShape(65536, 1, 16384, 32, 32, 8, 128), 8192, contiguous=True))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
