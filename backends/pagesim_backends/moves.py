@@ -87,7 +87,10 @@ def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 def _moves(op: Op) -> tuple[Kind, list[tuple[int, int]]]:
     if isinstance(op, Copy):
-        return "copy", [(op.source + i, op.destination + i) for i in range(op.num_blocks)]
-    if isinstance(op, SwapOut):
-        return "swap_out", [(op.device, op.host)]
-    return "swap_in", [(op.host, op.device)]
+        kind: Kind = "copy"
+        source, target = op.source, op.destination
+    elif isinstance(op, SwapOut):
+        kind, source, target = "swap_out", op.device, op.host
+    else:
+        kind, source, target = "swap_in", op.host, op.device
+    return kind, [(source + index, target + index) for index in range(op.num_blocks)]

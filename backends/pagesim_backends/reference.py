@@ -177,18 +177,18 @@ class Reference:
     def _perform(self, ops: BlockOps) -> None:
         size = self.shape.block_size
         for op in ops:
+            length = op.num_blocks * size
             if isinstance(op, Copy):
-                length = op.num_blocks * size
                 source, target = op.source * size, op.destination * size
                 self._store[:, target : target + length] = self._store[:, source : source + length].copy()
                 continue
             device, host = op.device * size, op.host * size
             if isinstance(op, SwapOut):
-                self._host[:, host : host + size] = self._store[:, device : device + size]
-                self._store[:, device : device + size] = np.nan
+                self._host[:, host : host + length] = self._store[:, device : device + length]
+                self._store[:, device : device + length] = np.nan
             else:
-                self._store[:, device : device + size] = self._host[:, host : host + size]
-                self._host[:, host : host + size] = np.nan
+                self._store[:, device : device + length] = self._host[:, host : host + length]
+                self._host[:, host : host + length] = np.nan
 
     def _values(self, keys: tokens.Words, what: int) -> npt.NDArray[np.float64]:
         heads = self.shape.num_query_heads if what == tokens.QUERY else self.shape.num_kv_heads

@@ -52,6 +52,7 @@ class Scattered:
 POLICIES: dict[str, tuple[int, Callable[[BlockPool], Allocator]]] = {
     "max": (1, lambda pool: Contiguous(pool, MAX_MODEL_LEN, "max")),
     "pow2": (1, lambda pool: Contiguous(pool, MAX_MODEL_LEN, "pow2", "first_fit")),
+    "pow2 swapping": (1, lambda pool: Contiguous(pool, MAX_MODEL_LEN, "pow2", "best_fit")),
     "paged": (4, Paged),
     "copy_on_write": (4, CopyOnWrite),
     "swapping": (4, Swapping),
@@ -64,6 +65,7 @@ def serve(
     policy: str, scheduler: type[Scheduler], shapes: list[tuple[int, int, int]]
 ) -> tuple[dict[tuple[int, int], str], Journal]:
     """Serve requests of (prompt, output, sequences) to the end; return each sequence's digest and the counters."""
+    swaps = policy.endswith("swapping")
     block_size, build = POLICIES[policy]
 
     def empty() -> Allocator:
@@ -83,7 +85,7 @@ def serve(
         limits,
         Youngest(),
         twin=empty,
-        preemption="swap" if policy == "swapping" else "recompute",
+        preemption="swap" if swaps else "recompute",
     )
     requests = [Request(number, number, *shape) for number, shape in enumerate(shapes)]
     for request in requests:
@@ -120,8 +122,10 @@ def test_inv_9_holds_through_recomputation_swaps_and_copies() -> None:
     paged, paged_journal = serve("paged", Chunked, shapes)
     shared, shared_journal = serve("copy_on_write", Chunked, shapes)
     swapped, swapped_journal = serve("swapping", Chunked, shapes)
+    runs, runs_journal = serve("pow2 swapping", Chunked, shapes)
     alone, _ = serve("max", PrefillFirst, shapes)
-    assert paged == shared == swapped == alone
+    assert paged == shared == swapped == runs == alone
+    assert runs_journal.preemptions_swap > 0
     assert swapped_journal.preemptions_swap > 0
     assert len(set(paged.values())) == 9
     assert paged_journal.preemptions_recompute > 0

@@ -33,6 +33,10 @@ def test_device_and_host_blocks_of_one_number_are_different_blocks() -> None:
     assert cut(SwapOut(1, 0), SwapOut(0, 1)) == [("swap_out", [(1, 0), (0, 1)])]
 
 
+def test_a_run_of_blocks_is_swapped_block_by_block() -> None:
+    assert cut(SwapOut(4, 1, 3)) == [("swap_out", [(4, 1), (5, 2), (6, 3)])]
+
+
 def test_another_kind_begins_another_batch() -> None:
     kinds = [kind for kind, _ in cut(SwapOut(1, 0), Copy(3, 1), SwapIn(0, 3), SwapIn(1, 4))]
     assert kinds == ["swap_out", "copy", "swap_in"]
@@ -50,11 +54,10 @@ def test_adjacent_numbers_are_runs() -> None:
     assert runs([]) == []
 
 
-block = st.integers(0, NUM_BLOCKS - 1)
 op = st.one_of(
     st.builds(Copy, st.integers(0, 6), st.integers(0, 6), st.integers(1, 4)),
-    st.builds(SwapOut, block, block),
-    st.builds(SwapIn, block, block),
+    st.builds(SwapOut, st.integers(0, 6), st.integers(0, 6), st.integers(1, 4)),
+    st.builds(SwapIn, st.integers(0, 6), st.integers(0, 6), st.integers(1, 4)),
 )
 
 
@@ -66,9 +69,9 @@ def in_order(ops: list[Op]) -> tuple[list[int], list[int]]:
                 one.source : one.source + one.num_blocks
             ]
         elif isinstance(one, SwapOut):
-            host[one.host] = device[one.device]
+            host[one.host : one.host + one.num_blocks] = device[one.device : one.device + one.num_blocks]
         else:
-            device[one.device] = host[one.host]
+            device[one.device : one.device + one.num_blocks] = host[one.host : one.host + one.num_blocks]
     return device, host
 
 

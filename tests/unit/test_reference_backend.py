@@ -141,6 +141,14 @@ def test_inv_12_swap_out_and_in_keeps_contents_and_the_device_copy_is_gone() -> 
         np.testing.assert_array_equal(found, expected)
 
 
+def test_inv_12_a_run_is_swapped_in_one_move() -> None:
+    reference, made = backend(num_host_blocks=4), sequence(12, [1, 2, 3])
+    prefill(reference, made, 12)
+    reference.execute(Step(ops=BlockOps([SwapOut(1, 0, 3), SwapIn(0, 4, 3)])))
+    made.block_table = [4, 5, 6]
+    np.testing.assert_array_equal(reference.stored(made)[0], reference.expected(made)[0])
+
+
 def test_a_fork_that_copies_its_partial_block_goes_its_own_way() -> None:
     reference = backend()
     parent, child = Request(0, 0, 6, 8, num_sequences=2).sequences
