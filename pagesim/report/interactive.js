@@ -154,11 +154,12 @@
     const most = Math.max(1, ...view.rows.flatMap((row) => [...row.running, ...row.waiting, ...row.swapped]));
     let marked = NOBODY;
 
+    const blockOf = (row) => Math.max(1, Math.round(row.blockSize / row.perCell)); // in cells
+    const unit = Math.max(8, ...view.rows.map(blockOf).filter((size) => size <= 32)); // lines of all pools are alike
     const layout = (pool) => {
-      const perBlock = Math.max(1, Math.round(pool.row.blockSize / pool.row.perCell));
-      const group = perBlock > 1 && perBlock <= 32 ? perBlock : 8;
-      const columns = Math.max(group, Math.ceil(Math.sqrt(pool.row.cells * 2.4) / group) * group);
-      return { columns, lines: Math.ceil(pool.row.cells / columns), group, hasBlocks: perBlock > 1 };
+      const columns = Math.max(unit, Math.ceil(Math.sqrt(pool.row.cells * 2.4) / unit) * unit);
+      const group = blockOf(pool.row);
+      return { columns, lines: Math.ceil(pool.row.cells / columns), group, hasBlocks: group > 1 && columns % group === 0 };
     };
     const colour = (kind, owner, isFaint) => {
       const hue = (owner * 137.508) % 360, light = dark.matches ? 48 : 62;
