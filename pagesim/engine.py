@@ -194,11 +194,11 @@ class Engine:
         """Take the same step again until something else happens; leave the last one in flight.
 
         Only the decodes' contexts and the blocks that they need change from one to the next, so the queues are
-        not walked. Stops before whatever else may happen: an event, an edge of the recorder, a sequence's end.
+        not walked. Stops before whatever else may happen: an event, or a sequence's end.
         """
         scheduler, recorder, journal = self.scheduler, self.recorder, self.journal
         decoding, account = scheduler.decoding, scheduler.account
-        limit = min(self._env.peek(), recorder.next_mark)
+        limit = self._env.peek()
         while end < limit and not decoding.may_end_next:
             recorder.advance(end)
             account.live += step.num_decodes

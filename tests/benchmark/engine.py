@@ -1,0 +1,173 @@
+"""How fast the engine is: ``python -m tests.benchmark.engine [--requests 10000 ...] [--json FILE]``.
+
+Requests as long as ShareGPT's, Poisson arrivals, 256 running sequences at most, block size 16, with the memory
+account and the timeline on. Each case runs in a process of its own, so that its peak memory is its own. Seconds
+depend on the machine and on what else it does; the counts do not, and tests hold them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+import pagesim
+from pagesim import experiment_file
+from pagesim.experiment import plan
+from pagesim.runs import Run
+
+RATES: Final = {"low": 0.1, "saturation": 28.0, "overload": 60.0}
+"""Requests per second: a batch of about one, of about 256, and a queue that only grows."""
+
+ALLOCATORS: Final[dict[str, dict[str, Any]]] = {
+    "max": {"policy": "contiguous", "reserve": "max"},
+    "paged": {"policy": "paged"},
+    "copy_on_write": {"policy": "copy_on_write"},
+    "swapping": {"policy": "swapping"},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed."""
+
+    allocator: str
+    scheduler: str
+    load: str
+    num_requests: int
+    num_samples: int = 1
+    fast_forward: bool = True
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What came out. Counts are the same on every machine."""
+
+    case: Case
+    cpu_s: float
+    peak_mib: float
+    iterations: int
+    output_tokens: int
+    plans: int
+    allocator_calls: int
+
+
+def build(case: Case) -> Run:
+    """Return the run of a case."""
+    data = {
+        "name": "benchmark",
+        "model": "llama-2-7b",
+        "device": "h200",
+        "memory": {"kv_cache": "80 GiB", "host_kv_cache": "16 GiB"},
+        "workload": {
+            "num_requests": case.num_requests,
+            "arrivals": {"process": "poisson", "rate": RATES[case.load]},
+            "lengths": {"dataset": "sharegpt"},
+            "sampling": {"n": case.num_samples},
+        },
+        "scheduler": {"policy": case.scheduler},
+        "allocators": {case.allocator: ALLOCATORS[case.allocator]},
+        "ideal": False,
+    }
+    (spec,) = plan(experiment_file.from_dict(data))
+    run = Run(spec)
+    run.engine.fast_forward = case.fast_forward
+    return run
+
+
+def execute(case: Case) -> Timing:
+    """Run a case and count what it does."""
+    run = build(case)
+    calls = _count_calls(run)
+    started = time.process_time()
+    run.execute()
+    spent = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    journal = run.journal
+    return Timing(case, spent, peak, journal.iterations, journal.output_tokens, calls["plan"], calls["allocator"])
+
+
+def _count_calls(run: Run) -> dict[str, int]:
+    """Count how often the scheduler plans and the allocator is asked, from here on."""
+    calls = {"plan": 0, "allocator": 0}
+
+    def counted(owner: Any, name: str, kind: str) -> None:
+        method = getattr(owner, name)
+
+        def call(*args: Any) -> Any:
+            calls[kind] += 1
+            return method(*args)
+
+        setattr(owner, name, call)
+
+    counted(run.scheduler, "plan", "plan")
+    for verb in ("allocate", "free", "fork", "swap_out", "swap_in"):
+        if hasattr(run.allocator, verb):
+            counted(run.allocator, verb, "allocator")
+    return calls
+
+
+def cases(sizes: Iterable[int]) -> list[Case]:
+    """Return the table's rows: allocators and schedulers at saturation, loads and sizes with paged."""
+    sizes = sorted(sizes)
+    first = sizes[0]
+    rows = [Case(allocator, "chunked", "saturation", first) for allocator in ALLOCATORS]
+    rows += [Case("paged", scheduler, "saturation", first) for scheduler in ("mixed", "prefill_first")]
+    rows += [Case("paged", "chunked", load, first) for load in ("low", "overload")]
+    rows += [Case(allocator, "chunked", "saturation", first // 4, 4) for allocator in ("copy_on_write", "swapping")]
+    rows += [Case("paged", "chunked", load, first, fast_forward=False) for load in ("low", "saturation")]
+    rows += [Case("paged", "chunked", "saturation", size) for size in sizes[1:]]
+    return rows
+
+
+def table(timings: list[Timing]) -> Table:
+    """Return the table for people."""
+    shown = Table("allocator", "scheduler", "load", "requests", "samples", "engine", box=None, pad_edge=False)
+    for title in ("requests/s", "iterations/s", "output tok/s", "peak MiB", "plans/request", "calls/request"):
+        shown.add_column(title, justify="right")
+    for timing in timings:
+        case, spent = timing.case, max(timing.cpu_s, 1e-9)
+        shown.add_row(
+            case.allocator,
+            case.scheduler,
+            case.load,
+            f"{case.num_requests:,}",
+            str(case.num_samples),
+            "fast" if case.fast_forward else "stepwise",
+            f"{case.num_requests / spent:,.0f}",
+            f"{timing.iterations / spent:,.0f}",
+            f"{timing.output_tokens / spent:,.0f}",
+            f"{timing.peak_mib:.0f}",
+            f"{timing.plans / case.num_requests:.2f}",
+            f"{timing.allocator_calls / case.num_requests:.2f}",
+        )
+    return shown
+
+
+def main() -> None:
+    """Time all cases, print the table, and keep the figures if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, nargs="+", default=[10_000], help="requests of a case")
+    parser.add_argument("--json", type=Path, help="write the figures and the machine there")
+    arguments = parser.parse_args()
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        timings = [pool.apply(execute, (case,)) for case in cases(arguments.requests)]
+    Console(width=160).print(table(timings))
+    if arguments.json is not None:
+        machine = {"python": platform.python_version(), "machine": platform.machine(), "pagesim": pagesim.__version__}
+        figures = {"machine": machine, "timings": [asdict(timing) for timing in timings]}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
