@@ -85,6 +85,7 @@ RATE: Final = Kind(_rate, _show_rate, low=1)
 FLOPS: Final = Kind(_number, lambda value: f"{value / 1e12:.4g} Tflop/s", low=1)
 WORK: Final = Kind(_number, lambda value: f"{value:.4g} flop")
 SHARE: Final = Kind(_number, lambda value: f"{value:.3g}", low=1e-6, high=1)
+PORTION: Final = Kind(_number, lambda value: f"{value:.3g}", high=1)
 FACTOR: Final = Kind(_number, lambda value: f"{value:.4g}", low=1)
 COUNT: Final = Kind(_number, lambda value: f"{value:g}")
 
@@ -122,6 +123,9 @@ class Coefficients:
     link_share: float = _coefficient(SHARE, "reached of it from pinned memory; 55.5 of 64 GB/s measured")
     transfer: int = _coefficient(DURATION, "fixed cost of a piece over the host link; 32 KiB at 10.9 GB/s measured")
     transfers_per_block: float = _coefficient(COUNT, "pieces that a block is moved in")
+    swap_overlap: float = _coefficient(
+        PORTION, "part of a step's other work that transfers hide behind: 0 is one after the other, 1 beside it"
+    )
     tensor_parallel: int = _coefficient(COUNT, "devices that share each layer", given=True)
     all_reduces: float = _coefficient(COUNT, "all-reduces an iteration: 2 a layer (Shoeybi et al. 2019)")
     all_reduce_latency: int = _coefficient(DURATION, "fixed cost of one of them; an estimate")
@@ -202,6 +206,7 @@ def coefficients(
         link_share=0.85,
         transfer=2_400_000,
         transfers_per_block=layers * engine.pieces_per_layer or 1,
+        swap_overlap=0.0,
         tensor_parallel=tensor_parallel,
         all_reduces=2 * layers if tensor_parallel > 1 else 0,
         all_reduce_latency=10 * MICROSECOND,

@@ -5,7 +5,8 @@
     prompts    what they add to the line above, and for each chunk the larger of its attention's
                arithmetic and of reading its context
     copies     2 x bytes / copy bandwidth + one launch
-    swaps      bytes / host link + a fixed cost for each piece, one after the other
+    swaps      bytes / host link + a fixed cost for each piece, one after the other; with ``swap_overlap``
+               only what is left when the rest of the step is over
     host       a constant, and a share for each sequence and each block-table entry
 
 The price is a sum of integers times the counts of a ``Step``. A step without prompts and moves is therefore
@@ -47,7 +48,8 @@ class CostModel:
         self._copy = ticks(2 * block_bytes / (given.bandwidth * given.copy_share))
         self._launch = given.copy_launch
         self._swap = ticks(block_bytes / (given.link_bandwidth * given.link_share))
-        self._swap += round(given.transfers_per_block * given.transfer)
+        self._transfer = round(given.transfers_per_block * given.transfer)
+        self._swap_overlap = given.swap_overlap
         # A pair takes few ticks on a small model, so it keeps its fraction.
         self._pair = given.attention_flops_per_pair / flops * ticks(1)
 
@@ -85,7 +87,12 @@ class CostModel:
             weights = 0
         if step.ops:
             copies, swaps = self._move(step.ops)
-        duration = weights + attention + prefill + recompute + copies + swaps + overhead
+        work = weights + attention + prefill + recompute + copies + overhead
+        if swaps and self._swap_overlap:
+            # What is moved is neither read nor written by the rest of the step, but a sequence that takes over
+            # a block waits for the transfer: so the step lasts at least as long as its transfers.
+            swaps = max(swaps - round(self._swap_overlap * work), 0)
+        duration = work + swaps
         if not duration:
             duration = overhead = 1
         return StepResult(duration, weights, attention, prefill, recompute, copies, swaps, overhead)
@@ -116,10 +123,10 @@ class CostModel:
 
     def _move(self, ops: BlockOps) -> tuple[int, int]:
         """Return the ticks of a plan: (copies on the device, moves over the host link)."""
-        num_copied = num_swapped = 0
+        num_copied = swaps = 0
         for op in ops:
             if isinstance(op, Copy):
                 num_copied += op.num_blocks
             else:
-                num_swapped += 1
-        return (self._launch + self._copy * num_copied if num_copied else 0), self._swap * num_swapped
+                swaps += self._swap * op.num_blocks + self._transfer
+        return (self._launch + self._copy * num_copied if num_copied else 0), swaps

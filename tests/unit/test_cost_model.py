@@ -66,6 +66,7 @@ SIMPLE = Coefficients(
     link_share=0.8,
     transfer=13,
     transfers_per_block=2,
+    swap_overlap=0,
     tensor_parallel=1,
     all_reduces=0,
     all_reduce_latency=0,
@@ -422,3 +423,19 @@ def test_a_wrong_coefficient_is_one_sentence(option: str, value: Any, message: s
     with pytest.raises(ConfigError, match=message) as caught:
         derive(**{option: value})
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_blocks_is_one_transfer() -> None:
+    run, singles = BlockOps([SwapOut(0, 0, 100)]), BlockOps([SwapOut(block, block) for block in range(100)])
+    in_one, apart = (price(Step(ops=ops)).swaps for ops in (run, singles))
+    assert apart - in_one == 99 * SIMPLE.transfers_per_block * SIMPLE.transfer
+
+
+def test_overlapped_transfers_cost_what_the_rest_of_the_step_does_not_hide() -> None:
+    beside = dataclasses.replace(SIMPLE, swap_overlap=1)
+    few, many = BlockOps([SwapOut(0, 0)]), BlockOps([SwapOut(0, 0, 4000)])
+    rest = price(decodes(8, context_tokens=800)).duration
+    assert price(decodes(8, context_tokens=800, ops=few), beside).duration == rest
+    longer = price(decodes(8, context_tokens=800, ops=many), beside)
+    assert longer.duration == price(Step(ops=many)).swaps > rest
+    assert longer.swaps == longer.duration - rest
