@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pagesim.errors import BackendError
 from pagesim.sequence import Sequence
+from pagesim_backends.errors import UnavailableError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class CacheShape:
         num_query_heads: heads that attend; a multiple of ``num_kv_heads``.
         num_kv_heads: heads that are stored.
         head_dim: elements of a head.
+
+    Raises UnavailableError on sizes that no cache has.
     """
 
     num_blocks: int
@@ -48,14 +51,14 @@ class CacheShape:
             ("head_dim", 4),
         ):
             if getattr(self, name) < least:
-                raise BackendError(f"{name} is {getattr(self, name)}; a KV cache needs at least {least}")
+                raise UnavailableError(f"{name} is {getattr(self, name)}; a KV cache needs at least {least}")
         if self.num_query_heads % self.num_kv_heads:
-            raise BackendError(
+            raise UnavailableError(
                 f"{self.num_query_heads} query heads are no multiple of {self.num_kv_heads} KV heads; "
                 "each KV head serves a whole group of query heads"
             )
         if self.head_dim % 4:
-            raise BackendError(f"head_dim is {self.head_dim}; it must be a multiple of 4")
+            raise UnavailableError(f"head_dim is {self.head_dim}; it must be a multiple of 4")
 
     @property
     def group(self) -> int:

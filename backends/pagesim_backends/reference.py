@@ -27,11 +27,12 @@ import numpy.typing as npt
 
 from pagesim.backend import Backend, Machine, Step, StepResult
 from pagesim.blocks import BlockOps, Copy, SwapOut
-from pagesim.errors import BackendError, ConfigError, InvariantError
+from pagesim.errors import ConfigError, InvariantError
 from pagesim.sequence import Sequence
 from pagesim.units import ticks
 from pagesim_backends import tokens
 from pagesim_backends.cache_shape import CacheShape, describe, slot_mapping
+from pagesim_backends.errors import UnavailableError
 
 Tensor = npt.NDArray[np.floating[Any]]
 
@@ -69,7 +70,7 @@ class Reference:
         timing: Backend | None = None,
     ) -> None:
         if dtype not in _DTYPES:
-            raise BackendError(f"backend reference computes in {' or '.join(_DTYPES)}, not in {dtype!r}")
+            raise UnavailableError(f"backend reference computes in {' or '.join(_DTYPES)}, not in {dtype!r}")
         self.shape = CacheShape(
             num_blocks, block_size, num_host_blocks, num_layers, num_query_heads, num_kv_heads, head_dim
         )
@@ -169,7 +170,7 @@ class Reference:
                 return np.full(shape, np.nan, dtype=self._dtype)
         except MemoryError:
             pass
-        raise BackendError(
+        raise UnavailableError(
             f"backend reference cannot allocate {num_bytes / 2**30:.1f} GiB for {num_slots} slots; "
             f"lower memory.{what} or its num_layers, num_kv_heads or head_dim"
         )

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import cupy
 import numpy as np
 
-from pagesim.errors import BackendError
 from pagesim_backends.cuda import kernels
 from pagesim_backends.cuda.kernels import DECODE_PARAMS, PREFILL_PARAMS, Addressing, Form, PoolView
 from pagesim_backends.cuda.plan import MAX_SPLITS, Heads
 from pagesim_backends.cuda.planner import Planner
+from pagesim_backends.errors import UnavailableError
 
 
 class Memory(Protocol):
@@ -52,7 +52,7 @@ class Decode:
         bf16: bf16 elements, else fp16.
         addressing: how slots are found.
 
-    Raises BackendError on sizes without a kernel.
+    Raises UnavailableError on sizes without a kernel.
     """
 
     def __init__(
@@ -171,13 +171,13 @@ def allow_shared(kernel: Any, num_bytes: int) -> None:
 
 
 def check_sizes(num_query_heads: int, num_kv_heads: int, head_dim: int) -> None:
-    """Raise BackendError unless there is a kernel for these sizes."""
+    """Raise UnavailableError unless there is a kernel for these sizes."""
     if head_dim not in kernels.HEAD_DIMS:
-        raise BackendError(
+        raise UnavailableError(
             f"backend cuda has no kernel for head_dim {head_dim}; it has {', '.join(map(str, kernels.HEAD_DIMS))}"
         )
     if num_query_heads % num_kv_heads or not 1 <= num_query_heads // num_kv_heads <= kernels.MAX_GROUP:
-        raise BackendError(
+        raise UnavailableError(
             f"backend cuda serves 1 to {kernels.MAX_GROUP} query heads a KV head; "
             f"{num_query_heads} query heads over {num_kv_heads} KV heads are not"
         )

@@ -20,11 +20,12 @@ from pagesim.backend import Machine, Step, StepResult
 from pagesim.errors import BackendError, ConfigError
 from pagesim.units import ticks
 from pagesim_backends.cache_shape import CacheShape
+from pagesim_backends.errors import UnavailableError
 
 try:
     import cupy
 except ImportError:
-    raise BackendError(
+    raise UnavailableError(
         "backend cuda needs CuPy; install the extra that fits the driver: pip install 'pagesim[cuda13]'"
     ) from None
 
@@ -85,7 +86,7 @@ class Cuda:
         linear: prices the layers that are not executed; None: only what is measured counts.
         keep_outputs: keep the attention output of every token, for tests.
 
-    Raises BackendError where the GPU, the sizes or the memory do not serve, before any work.
+    Raises UnavailableError where the GPU, the sizes or the memory do not serve, before any work.
     """
 
     def __init__(
@@ -106,9 +107,11 @@ class Cuda:
     ) -> None:
         check_device()
         if dtype not in DTYPES:
-            raise BackendError(f"backend cuda computes in {' or '.join(DTYPES)}, not in {dtype!r}; set memory.dtype")
+            raise UnavailableError(
+                f"backend cuda computes in {' or '.join(DTYPES)}, not in {dtype!r}; set memory.dtype"
+            )
         if block_size & (block_size - 1) or block_size > 256:
-            raise BackendError(
+            raise UnavailableError(
                 f"backend cuda serves block sizes 1, 2, 4, ... 256, not {block_size}; set the row's block_size"
             )
         check_sizes(num_query_heads, num_kv_heads, head_dim)
@@ -144,7 +147,7 @@ class Cuda:
             linear: ``cost_model`` adds the price of the linear layers and of an iteration's constant;
                 ``none`` counts only what is measured.
 
-        Raises ConfigError on another ``linear``; BackendError as the constructor.
+        Raises ConfigError on another ``linear``; UnavailableError as the constructor.
         """
         if linear not in ("cost_model", "none"):
             raise ConfigError(f"backend.linear: {linear!r} is unknown; allowed: cost_model, none")
@@ -512,17 +515,17 @@ def _addressing(block_size: int, contiguous: bool) -> Addressing:
 
 
 def check_device() -> None:
-    """Raise BackendError unless there is a GPU that the kernels run on."""
+    """Raise UnavailableError unless there is a GPU that the kernels run on."""
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise BackendError(
+        raise UnavailableError(
             f"backend cuda needs an NVIDIA GPU and a driver that fits this CuPy (CUDA "
             f"{cupy.cuda.runtime.runtimeGetVersion() // 1000}): {error}"
         ) from None
     if not count:
-        raise BackendError(
+        raise UnavailableError(
             "backend cuda needs an NVIDIA GPU, and CuPy sees none; take backend: cost_model or reference"
         )
     if int(cupy.cuda.Device().compute_capability) < 80:
-        raise BackendError("backend cuda needs a GPU of compute capability 8.0 or higher (Ampere, Ada, Hopper)")
+        raise UnavailableError("backend cuda needs a GPU of compute capability 8.0 or higher (Ampere, Ada, Hopper)")

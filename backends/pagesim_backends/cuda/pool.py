@@ -26,6 +26,7 @@ from pagesim.units import format_bytes
 from pagesim_backends.cache_shape import CacheShape
 from pagesim_backends.cuda import kernels
 from pagesim_backends.cuda.kernels import PoolView
+from pagesim_backends.errors import UnavailableError
 from pagesim_backends.moves import Batch, runs
 
 Array = Any  # cupy.ndarray
@@ -86,7 +87,7 @@ class Pool:
         bf16: type of the elements.
         stream: on which the step runs.
 
-    Raises BackendError where device memory or pinned host memory does not suffice, before any work.
+    Raises UnavailableError where device memory or pinned host memory does not suffice, before any work.
     """
 
     def __init__(self, shape: CacheShape, *, contiguous: bool, bf16: bool, stream: Stream) -> None:
@@ -252,7 +253,7 @@ def _allocate_device(num_bytes: int, num_slots: int) -> Array:
             return cupy.ndarray((num_bytes,), np.uint8, memptr=cupy.cuda.MemoryPointer(cupy.cuda.Memory(num_bytes), 0))
         except cupy.cuda.runtime.CUDARuntimeError:
             pass
-    raise BackendError(
+    raise UnavailableError(
         f"a KV pool of {num_slots} slots needs {format_bytes(num_bytes)} of device memory and {format_bytes(free)} are "
         "free; lower memory.kv_cache"
     )
@@ -262,6 +263,6 @@ def _pin(num_bytes: int) -> Any:
     try:
         return cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(num_bytes), 0)
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise BackendError(
+        raise UnavailableError(
             f"{format_bytes(num_bytes)} of host memory cannot be pinned ({error}); lower memory.host_kv_cache"
         ) from None
