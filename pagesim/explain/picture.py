@@ -81,7 +81,7 @@ def rows(walk: Walk, frame: Frame, letters: Letters, block_size: int, width: int
     """
     per_cell = slots_per_cell(walk)
     cells = list(_cells(frame, letters, per_cell))
-    group = block_size if per_cell == 1 else 8
+    group = block_size if per_cell == 1 and block_size > 1 else 8
     if group > 2 * width:
         group = width
     per_row = max(width // group, 1) * group

@@ -73,16 +73,17 @@ def real(
 
     Raises ConfigError where a file, a name or the window is wrong.
     """
-    from pagesim.experiment import baseline, plan
+    from pagesim.experiment import baseline, check, plan
 
     file = window.load(source, sets)
     specs = window.choose(plan(file), rows, run, baseline(file))
+    seen = None if window_text is None else window.parse(window_text)
+    check(file, specs)  # what is wrong with a row is told with its place
     name = file.config.name
     if request is not None:
-        lives = tuple(window.located(file, spec, lambda spec=spec: window.life(spec, request)) for spec in specs)  # type: ignore[misc]
+        lives = tuple(window.life(spec, request) for spec in specs)
         return Story(f"Request {request} of {name}", (file.config.question or name,), lives=lives)
-    seen = None if window_text is None else window.parse(window_text)
-    walks = tuple(window.located(file, spec, lambda spec=spec: window.walk(spec, seen)) for spec in specs)  # type: ignore[misc]
+    walks = tuple(window.walk(spec, seen) for spec in specs)
     headings = [file.config.question or name]
     if seen is None:
         headings.append(

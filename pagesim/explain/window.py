@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as Listing
-from typing import Final, TypeVar
+from typing import Final
 
 from pagesim import experiment_file
 from pagesim.backend import Step, StepResult
@@ -23,8 +22,6 @@ LEAD: Final = 2
 
 LENGTH: Final = 8
 """Steps that are shown where no window is asked for."""
-
-T = TypeVar("T")
 
 
 def parse(text: str) -> Window:
@@ -141,13 +138,6 @@ def first_refusal(spec: RunSpec) -> int:
     except WindowEnded:
         return found
     return 0
-
-
-def located(file: experiment_file.ExperimentFile, spec: RunSpec, do: Callable[[], T]) -> T:
-    """Do something with a row, so that what is wrong with the row is told with its place."""
-    place = ("allocators", spec.allocator) if spec.allocator in file.config.allocators else ()
-    with file.locate(*place):
-        return do()
 
 
 def _some(names: Listing[str]) -> str:

@@ -136,6 +136,9 @@ class Results:
 
         Raises ConfigError where they were not kept.
         """
+        for name in self.runs if run is None else [run]:
+            if name in self.runs and not self.has_table(name, layout.STEPS):
+                raise ConfigError(f"run {name!r} of {self.name} kept no steps; run it with measure.steps: true")
         return self._table(layout.STEPS, run)
 
     def has_table(self, run: str, file: str) -> bool:
