@@ -51,7 +51,7 @@ class Admission:
         self.chunks_prompts = chunks_prompts
         self.held: Reason = "load"
         self.by_allocator = False
-        self._refusal: tuple[Request, int] | None = None
+        self._refusal: tuple[Request, int, int] | None = None
 
     def hold(self, reason: Reason, *, by_allocator: bool = False) -> None:
         """Note why nothing more is admitted."""
@@ -111,7 +111,7 @@ class Admission:
             if budget < 1 or (need - sum(matched) > budget and not self.chunks_prompts):
                 self.hold("tokens")
                 break
-            ops = self._allocate(request, sequences)
+            ops = self._allocate(request, sequences, sum(matched))
             if ops is not None:
                 queues.waiting.popleft()
                 queues.perform(step, ops)
@@ -137,10 +137,11 @@ class Admission:
                 budget -= _add_chunk(step, sequence, min(sequence.num_prefill - num_matched, budget))
         return budget
 
-    def _allocate(self, request: Request, sequences: list[Sequence]) -> BlockOps | None:
+    def _allocate(self, request: Request, sequences: list[Sequence], num_matched: int) -> BlockOps | None:
         """Ask for whole prompts, above the watermark, unless the answer is known."""
         queues, memory = self.queues, self.queues.memory
-        if memory.has_stable_refusal and self._refusal == (request, memory.pool.generation):
+        question = (request, memory.pool.generation, num_matched)  # a prefix that has been written since needs less
+        if memory.has_stable_refusal and self._refusal == question:
             return None
         if request.num_preemptions_recompute:
             queues.journal.lookups_preempted += 1
@@ -149,7 +150,7 @@ class Admission:
         else:
             queues.journal.lookups_first += 1
         ops = memory.admit(request, sequences, above=self._floor())
-        self._refusal = (request, memory.pool.generation) if ops is None else None
+        self._refusal = question if ops is None else None
         return ops
 
     def _floor(self) -> int:

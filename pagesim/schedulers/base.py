@@ -123,12 +123,15 @@ class Scheduler(ABC):
         Nothing is half done, nobody was preempted, and who waits has been refused for a reason that lasts until
         a sequence ends or a request arrives.
         """
-        if step.prefills or step.ops or not step.num_decodes or self.queues.ready or self.growth.has_preempted:
+        queues = self.queues
+        if step.prefills or step.ops or not step.num_decodes or self.growth.has_preempted:
             return False
-        if not (self.repeats and self.queues.memory.is_bulk) or self.queues.num_beamed:
+        if queues.ready or queues.prefilling:
+            return False
+        if not (self.repeats and queues.memory.is_bulk) or queues.num_beamed:
             return False
         waits = bool(self.waiting or self.swapped)
-        return not waits or self.held != "memory" or self.queues.memory.has_stable_refusal
+        return not waits or self.held != "memory" or queues.memory.has_stable_refusal
 
     @property
     def has_work(self) -> bool:

@@ -63,9 +63,9 @@ class Growth:
         if request in queues.ready:
             del queues.ready[request]
             due += [s for s in request.sequences if not (s.is_decoding or s.has_ended or s in queues.prefilling)]
-            due.sort(key=_admission_order)
-            if not request.forked:
-                due = due[:1]
+        due.sort(key=_admission_order)
+        if not request.forked:
+            due = due[:1]
 
         def obtain(call: beams.Call) -> BlockOps | None:
             return self.preemption.obtain(request, call, step) if may_preempt else call()
