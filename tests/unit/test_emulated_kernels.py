@@ -68,3 +68,44 @@ def test_steps_and_graphs() -> None:
 @pytest.mark.parametrize("policy", ["max", "copy_on_write", "swapping", "plug-in"])
 def test_inv_9_under_policies(policy: str) -> None:
     run(f"{BACKEND}::test_inv_9_outputs_agree_with_float64_under_every_policy[float16-{policy}]", expected=1)
+
+
+EXPERIMENT = """
+name: emulated
+model: {num_layers: 2, num_heads: 4, num_kv_heads: 2, head_dim: 64, hidden_size: 256, ffn_size: 512,
+        vocab_size: 1000, num_parameters: 2000000, max_position: 4096}
+device: h200
+backend: cuda
+memory: {kv_cache: 160 KiB, host_kv_cache: 1 MiB}
+workload:
+  num_requests: 8
+  arrivals: {process: poisson, rate: 20000}
+  lengths:
+    prompt: {distribution: lognormal, mean: 30, cv: 0.8, high: 60}
+    output: {distribution: lognormal, mean: 12, cv: 0.8, high: 20}
+scheduler: {policy: chunked, max_num_seqs: 16, max_num_batched_tokens: 128, max_model_len: 80}
+allocators:
+  max:   {policy: contiguous, reserve: max}
+  swap:  {policy: swapping, block_size: 8, preemption: swap}
+baseline: max
+measure: {window: all}
+ideal: false
+"""
+
+
+def test_an_experiment_runs_on_the_gpu_backend(tmp_path: Path) -> None:
+    (tmp_path / "emulated.yaml").write_text(EXPERIMENT)
+    path = os.pathsep.join([str(ROOT / "tests" / "emulation"), str(ROOT), str(ROOT / "backends")])
+    start = "from pagesim.cli import main; main()"
+    command = [sys.executable, "-c", start, "run", "emulated.yaml", "--out", "out", "--jobs", "1", "--no-report"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = (tmp_path / "out" / "summary.csv").read_text().splitlines()
+    rows = [dict(zip(summary[0].split(","), line.split(","), strict=True)) for line in summary[1:]]
+    assert [(row["allocator"], row["backend"], row["finished"]) for row in rows] == [
+        ("max", "cuda", "8"),
+        ("swap", "cuda", "8"),
+    ]
+    assert int(rows[1]["swapped_out_bytes"]) > 0
