@@ -17,7 +17,7 @@ from pagesim.results import files
 
 TEMPLATE: Final = "page.html.j2"
 WIDTH: Final = 24
-"""Cells of a line of the pool, about."""
+"""Cells of a line of a small pool, about; of a large one, whose cells are small, there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,9 @@ def _column(walk: Walk, frame: Frame | None, letters: picture.Letters, block_siz
         pool=terminal.pool_title(walk, frame),
         lines=tuple(
             _Line(terminal.row_label(row, walk), row.groups)
-            for row in picture.rows(walk, frame, letters, block_size, WIDTH)
+            for row in picture.rows(
+                walk, frame, letters, block_size, WIDTH if picture.slots_per_cell(walk) == 1 else 3 * WIDTH
+            )
         ),
         address=terminal.where(walk, frame) or "",
     )
