@@ -180,7 +180,7 @@ def test_float32_stores_the_same_values() -> None:
     ("options", "message"),
     [
         ({"dtype": "float16"}, r"computes in float32 or float64, not in 'float16'"),
-        ({"num_query_heads": 5}, r"5 query heads are no multiple of 2 KV heads"),
+        ({"num_query_heads": 5, "num_kv_heads": 2}, r"5 query heads are no multiple of 2 KV heads"),
         ({"head_dim": 6}, r"head_dim is 6; it must be a multiple of 4"),
         ({"num_blocks": 0}, r"num_blocks is 0; a KV cache needs at least 1"),
         ({"num_blocks": 10**12}, r"cannot allocate .* GiB for 4000000000000 slots; lower memory.kv_cache"),

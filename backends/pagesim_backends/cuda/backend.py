@@ -8,6 +8,7 @@ model and added, so that a run's tables can be read beside the cost model's.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,12 @@ SCRATCH_BYTES: Final = 2**30
 """Bound of the buffers for q, K, V and outputs; layers are computed in passes that fit."""
 
 DTYPES: Final = {"float16": False, "bfloat16": True}
+
+FAILURES: Final = (
+    cupy.cuda.memory.OutOfMemoryError,
+    cupy.cuda.runtime.CUDARuntimeError,
+    cupy.cuda.driver.CUDADriverError,
+)
 
 
 class Pricer(Protocol):
@@ -89,6 +96,9 @@ class Cuda:
     Raises UnavailableError where the GPU, the sizes or the memory do not serve, before any work.
     """
 
+    exclusive = True
+    """One run at a time: a second one on the same GPU would be measured too."""
+
     def __init__(
         self,
         *,
@@ -123,6 +133,8 @@ class Cuda:
         self.keep_outputs = keep_outputs
         self.outputs: dict[tuple[int, int], npt.NDArray[np.uint16]] = {}
         self.last = Measured()
+        gc.collect()  # what the run before this one held
+        cupy.get_default_memory_pool().free_all_blocks()
         self.stream = cupy.cuda.Stream(non_blocking=True)
         addressing = _addressing(block_size, contiguous)
         self.pool = Pool(self.shape, contiguous=contiguous, bf16=self.bf16, stream=self.stream)
@@ -183,7 +195,7 @@ class Cuda:
             read = self._compute(step, marks)
             host = time.perf_counter() - started
             self.stream.synchronize()
-        except (cupy.cuda.memory.OutOfMemoryError, cupy.cuda.runtime.CUDARuntimeError) as error:
+        except FAILURES as error:
             raise BackendError(f"the GPU failed in a step of {step.num_tokens} tokens: {error}") from None
         spent = marks.seconds()
         self.last = Measured(sum(spent.values()), host, read, *moved)

@@ -23,6 +23,10 @@ class CUDARuntimeError(RuntimeError):
     """What the runtime raises."""
 
 
+class CUDADriverError(RuntimeError):
+    """What the driver raises."""
+
+
 class OutOfMemoryError(MemoryError):
     """What the memory pool raises."""
 
@@ -32,6 +36,7 @@ class CompileException(Exception):  # noqa: N818  (the name is CuPy's)
 
 
 memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
+driver = SimpleNamespace(CUDADriverError=CUDADriverError)
 compiler = SimpleNamespace(CompileException=CompileException)
 
 
