@@ -428,7 +428,7 @@ __device__ __forceinline__ void attend(const Params& p, const WorkItem& item, fl
   if (is_whole) return;
 
   // The last split to arrive merges all of them. The barrier orders this block's partial results before the one
-  // release that publishes them: a fence by every thread would cost half a microsecond more.
+  // release that publishes them, so that no thread needs a fence of its own.
   const int first_slot = item.slot - item.split, num_splits = item.num_splits;
   __syncthreads();
   if (threadIdx.x == 0) {
