@@ -41,9 +41,9 @@ POLICIES: dict[str, tuple[type[Any], Options]] = {
 class CheckedRun:
     """A random run of one policy, drawn from ``rng``."""
 
-    def __init__(self, rng: Random, policy: str, scheduler: str) -> None:
+    def __init__(self, rng: Random, policy: str, scheduler: str, **attributes: bool) -> None:
         cls, options = POLICIES[policy]
-        self.watch = Watch(cls)
+        self.watch = Watch(type(cls.__name__, (cls,), attributes))
         has_prefixes = cls in (CopyOnWrite, Ideal, Swapping) and rng.random() < 0.3
         prefix_tokens = 7 if has_prefixes else 0
         self.requests = draw_requests(rng, prefix_tokens)
@@ -193,6 +193,25 @@ def test_inv_6_and_inv_10_again_and_step_by_step_is_the_same(policy: str, schedu
     expected = everything(first.run())
     assert everything(again.run()) == expected
     assert everything(slow.run(fast_forward=False)) == expected
+
+
+@settings(max_examples=150)
+@given(
+    seed=st.integers(0, 2**32),
+    policy=st.sampled_from(sorted(POLICIES)),
+    scheduler=st.sampled_from(sorted(SCHEDULERS)),
+    slow=st.sampled_from([{"bulk": False}, {"stable_refusal": False}, {"bulk": False, "stable_refusal": False}]),
+)
+def test_what_a_policy_says_about_itself_only_makes_it_faster(
+    policy: str, scheduler: str, seed: int, slow: dict[str, bool]
+) -> None:
+    """A policy that is asked for every token, and again in every step, gives the same run."""
+    fast, asked = CheckedRun(Random(seed), policy, scheduler), CheckedRun(Random(seed), policy, scheduler, **slow)
+    expected, found = everything(fast.run()), everything(asked.run())
+    for lookups in ("lookups_first", "lookups_retry", "lookups_preempted"):
+        for snapshot in (expected[2], found[2]):
+            del snapshot.counters[lookups]
+    assert found == expected
 
 
 def test_the_random_runs_go_where_it_is_tight() -> None:

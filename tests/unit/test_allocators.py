@@ -380,6 +380,49 @@ def test_swapping_in_without_room_changes_nothing() -> None:
     assert (sequence.host_table, sequence.block_table, allocator.pool.num_free) == (home, [], 1)
 
 
+def test_a_block_that_another_request_holds_stays_on_the_device() -> None:
+    host = BlockPool(8, 4)
+    allocator = Swapping(BlockPool(16, 4, host=host))
+    first, second = make_sequence(11), make_sequence(10)
+    for sequence in (first, second):
+        sequence.request.prefix_group, sequence.request.prefix_tokens = 0, 8
+    store(allocator, first, 11)
+    assert allocator.match(second) == 8
+    allocator.allocate(second, 10)
+    second.num_stored = 10
+    shared, own = second.block_table[:2], second.block_table[2:]
+    assert shared == first.block_table[:2]
+    out = allocator.swap_out([second])
+    assert out is not None
+    assert [(op.device, op.num_blocks) for op in out if isinstance(op, SwapOut)] == [(own[0], 1)]
+    assert (list(second.block_table), second.resident_table, host.num_held) == ([], shared, 1)
+    assert [allocator.pool.ref_counts[block] for block in shared] == [2, 2]
+    allocator.free(first)
+    assert [allocator.pool.ref_counts[block] for block in shared] == [1, 1]
+    assert allocator.swap_in([second]) is not None
+    assert second.block_table[:2] == shared
+    assert (len(second.block_table), second.resident_table) == (3, [])
+
+
+def test_a_prefix_is_shared_only_by_prompts_that_are_longer() -> None:
+    allocator = CopyOnWrite(BlockPool(16, 1))
+    long, exact, other = make_sequence(9), make_sequence(7), make_sequence(8)
+    for sequence in (long, exact, other):
+        sequence.request.prefix_group, sequence.request.prefix_tokens = 0, 7
+    store(allocator, long, 9)
+    matched = allocator.match(exact)
+    assert matched < 7  # one token of a prompt is always computed
+    allocator.allocate(exact, 7)
+    exact.num_stored = 7
+    allocator.free(long)
+    matched = allocator.match(other)
+    assert allocator.allocate(other, 8) == []
+    holders = [block for sequence in (exact, other) for block in sequence.block_table]
+    assert [allocator.pool.ref_counts[block] for block in range(16)] == [holders.count(block) for block in range(16)]
+    assert len(other.block_table) == 8
+    assert allocator.pool.num_held == 7 + 8 - matched
+
+
 def test_only_stored_blocks_are_moved() -> None:
     allocator = Swapping(BlockPool(8, 4, host=BlockPool(8, 4)))
     sequence = make_sequence(5)

@@ -281,6 +281,15 @@ def test_a_follower_arrives_at_its_time_and_at_once_if_that_has_passed() -> None
     assert record.end.idle == 7
 
 
+def test_a_client_that_answers_at_once_is_heard_before_the_next_step() -> None:
+    def after(request: Request, now: int) -> Request | None:
+        return Request(2, now, 4, 1) if request.id == 1 else None
+
+    requests = [Request(0, 0, 4, 9), Request(1, 0, 4, 2)]
+    record = Server(16, 4).run(requests, backend=FakeBackend(10), after=after).record(1)
+    assert record.column("arrival").tolist() == record.column("admitted_at").tolist() == [0, 0, 20]
+
+
 def test_a_refusal_brings_about_its_follower_too() -> None:
     def after(request: Request, now: int) -> Request | None:
         return Request(1, now + 5, 4, 1) if request.id == 0 else None

@@ -315,6 +315,16 @@ def test_the_longest_remaining_needs_leave() -> None:
         LongestRemaining().choose([Request(0, 0, 1, 1)])
 
 
+def test_requests_grow_in_the_order_of_their_admission() -> None:
+    server = Server(4, 4)
+    first, second = Request(7, 0, 4, 9), Request(3, 0, 4, 9)
+    for request in (first, second):
+        server.sched.add(request)
+    server.sched.commit(server.sched.schedule(0), 1)
+    server.sched.schedule(1)
+    assert [request.sequences[0].block_table for request in (first, second)] == [[0, 2], [1, 3]]
+
+
 def test_victims_come_from_those_not_yet_granted() -> None:
     """The oldest has had its token; the second cannot grow and would pick it, but may only give way itself."""
     server = Server(7, 1, victim="longest_remaining")
@@ -440,3 +450,23 @@ def test_inv_11_a_policy_that_keeps_blocks_is_found_out() -> None:
 
     with pytest.raises(InvariantError, match="INV-11"):
         Server(8, 4, lambda pool, _: Hoarder(pool)).run([Request(0, 0, 6, 2)])
+
+
+@pytest.mark.parametrize("fast_forward", [True, False])
+def test_inv_10_a_policy_that_changes_its_mind_is_asked_in_every_step(fast_forward: bool) -> None:
+    class Moody(Paged):
+        stable_refusal = False
+        refusals = 0
+
+        def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+            if sequence.request.id == 1 and self.refusals:
+                self.refusals -= 1
+                return None
+            return super().allocate(sequence, num_tokens)
+
+    requests = [Request(0, 0, 4, 30), Request(1, 0, 4, 2)]
+    server = Server(64, 4, lambda pool, _: Moody(pool))
+    assert isinstance(server.alloc, Moody)
+    server.alloc.refusals = 5  # its twin over an empty pool is in a better mood
+    server.run(requests, backend=FakeBackend(1), fast_forward=fast_forward)
+    assert requests[1].admitted_at == 5
