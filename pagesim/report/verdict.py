@@ -30,7 +30,9 @@ def verdict(rows: Rows) -> str:
         return f"{where}{'the' if where else 'The'} baseline {base} has no result to compare with."
     if not others:
         return f"{where}{base} serves {rows.mean(point, base, OUTPUT):.4g} output tokens/s{waste}."
-    best = max(others, key=lambda name: rows.mean(point, name, OUTPUT))
+    most = max(rows.mean(point, name, OUTPUT) for name in others)
+    leading = [name for name in others if rows.mean(point, name, OUTPUT) >= (1 - SAME) * most]
+    best = min(leading, key=lambda name: _latency(rows, point, name))
     ratio = rows.mean(point, best, OUTPUT) / rows.mean(point, base, OUTPUT)
     if abs(ratio - 1) <= SAME:
         best = min(others, key=lambda name: _latency(rows, point, name))
