@@ -17,6 +17,7 @@ WORKERS ?= 2
 
 demo: setup
 	@$(BIN)/pagesim run experiments/quickstart.yaml
+	@echo "The report, to be opened in a browser: results/quickstart/latest/report.html"
 
 test: lint
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" --benchmark-disable --hypothesis-profile=ci
