@@ -13,7 +13,7 @@ from pagesim import experiment_file
 from pagesim.errors import ConfigError, PagesimError
 from pagesim.experiment_file import ExperimentFile
 from pagesim.experiment_file.names import check_names
-from pagesim.runs import Outcome, Run, RunSpec, workload_of
+from pagesim.runs import Outcome, Run, RunSpec, resolve_policies, workload_of
 
 if TYPE_CHECKING:
     from pagesim.results import Results, ResultsWriter
@@ -112,6 +112,8 @@ def run_experiment(
 
     specs = plan(file)
     check(file, specs)
+    if getattr(resolve_policies(specs[0]).backend, "exclusive", False):
+        jobs = 1  # what measures a device must have it for itself
     digest = hashlib.sha256(experiment_file.dump(file.config).encode()).hexdigest()[:8]
     writer = ResultsWriter.create(
         file.config.name,

@@ -46,7 +46,7 @@ def summarise(record: Record, *, slo_ttft: int | None = None, slo_tpot: int | No
         **limits(first, last, span),
         **where_time_went(first, last, span),
         "window": name,
-        "overloaded": overloaded(first, last),
+        "overloaded": overloaded(first, last) if name == "steady" else overloaded_by_arrivals(record),
         "iterations": record.end.counters["iterations"],
         "simulated_s": record.end.time / TICKS_PER_SECOND,
     }
@@ -190,6 +190,23 @@ def overloaded(first: Snapshot, last: Snapshot) -> bool:
     """Return whether the queue grew over the window: the load is more than can be served."""
     arrivals = last.counters["arrived"] - first.counters["arrived"]
     return last.num_waiting - first.num_waiting > max(OVERLOAD_SHARE * arrivals, 10)
+
+
+def overloaded_by_arrivals(record: Record) -> bool:
+    """Return whether the queue grew between the first tenth of the arrivals and the last, whatever came after.
+
+    For windows that end when the queue is empty again.
+    """
+    arrival, admitted = record.column("arrival"), record.column("admitted_at")
+    queued = record.column("status") != STATUSES.index("refused")
+    if not len(arrival):
+        return False
+
+    def num_waiting(tick: int) -> int:
+        return int((queued & (arrival <= tick) & ((admitted == NO_INSTANT) | (admitted > tick))).sum())
+
+    first, last = int(arrival[(len(arrival) - 1) // 10]), int(arrival[-1])
+    return num_waiting(last) - num_waiting(first) > max(OVERLOAD_SHARE * len(arrival), 10)
 
 
 def mean(values: Floats) -> float | None:

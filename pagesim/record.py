@@ -54,6 +54,17 @@ COUNTERS: Final = (
 )
 """Names of the journal's counters."""
 
+EDGE_COUNTERS: Final = (
+    "finished",
+    "output_tokens",
+    "preemptions_recompute",
+    "preemptions_swap",
+    "copied_blocks",
+    "swapped_out_blocks",
+    "swapped_in_blocks",
+)
+"""Counters that are kept at the edges of the timeline's bins, behind the integrals."""
+
 REQUEST_COLUMNS: Final = (
     "request",
     "arrival",
@@ -99,7 +110,8 @@ class Record:
         start, end: the whole run.
         opened, closed: the measuring window, None where it never opened or closed.
         peak_running: the largest batch of the whole run, and of the window.
-        bin_width: ticks of a timeline bin; ``edges`` are the integrals at its edges, from 0 on.
+        bin_width: ticks of a timeline bin; ``edges`` are the integrals and the
+            ``EDGE_COUNTERS`` at its edges, from 0 on.
         requests: one row a request, shape (requests, len(REQUEST_COLUMNS)), in the order of ids.
         refusals: request -> why.
         gaps: between the tokens of measured requests.

@@ -16,7 +16,18 @@ from pagesim.account import Account
 from pagesim.allocators.base import Allocator
 from pagesim.backend import StepResult
 from pagesim.journal import Journal
-from pagesim.record import COUNTERS, INTEGRALS, NO_INSTANT, PARTS, REASONS, REQUEST_COLUMNS, STATUSES, Record, Snapshot
+from pagesim.record import (
+    COUNTERS,
+    EDGE_COUNTERS,
+    INTEGRALS,
+    NO_INSTANT,
+    PARTS,
+    REASONS,
+    REQUEST_COLUMNS,
+    STATUSES,
+    Record,
+    Snapshot,
+)
 from pagesim.schedulers.base import Scheduler
 from pagesim.sequence import Request, SequenceStatus
 from pagesim.units import TICKS_PER_SECOND
@@ -61,7 +72,7 @@ class Recorder:
         self._window = window
         self._num_bins = num_bins
         self._bin_width = self.FIRST_BIN
-        self._edges: list[tuple[int, ...]] = [tuple(self.integrals)]
+        self._edges: list[tuple[int, ...]] = [self._edge(0)]
         self._reason = 0
         self._is_idle = True
         self._largest_free_run = getattr(allocator, "largest_free_run", None)
@@ -195,7 +206,7 @@ class Recorder:
         edges = list(self._edges)
         if self.time > (len(edges) - 1) * self._bin_width:  # fill the last bin with the last state
             rest = len(edges) * self._bin_width - self.time
-            edges.append(tuple(total + rest * value for total, value in zip(self.integrals, self.state, strict=True)))
+            edges.append(self._edge(rest))
         rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS))
         return Record(
             num_slots=self.account.num_slots,
@@ -227,6 +238,12 @@ class Recorder:
             num_waiting=self.state[INTEGRALS.index("waiting")],
         )
 
+    def _edge(self, rest: int) -> tuple[int, ...]:
+        """Return the integrals, as if the state had lasted ``rest`` ticks more, and the counters."""
+        journal = self.journal
+        areas = [total + rest * value for total, value in zip(self.integrals, self.state, strict=True)]
+        return (*areas, *(getattr(journal, name) for name in EDGE_COUNTERS))
+
     def _last(self, until: int) -> None:
         span = until - self.time
         integrals = self.integrals
@@ -245,7 +262,7 @@ class Recorder:
             if self.time == self._window[1]:
                 self.close_window()
         if self.time == len(self._edges) * self._bin_width:
-            self._edges.append(tuple(self.integrals))
+            self._edges.append(self._edge(0))
             if len(self._edges) > self._num_bins:
                 del self._edges[1::2]
                 self._bin_width *= 2

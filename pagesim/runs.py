@@ -26,7 +26,7 @@ from pagesim.engine import Engine, Source
 from pagesim.errors import ConfigError, PluginError
 from pagesim.journal import Journal
 from pagesim.memorylog import DEFAULT_MAX_SLOTS, MemoryLog, SnapshotRecorder
-from pagesim.record import INTEGRALS, STATUSES, Record
+from pagesim.record import EDGE_COUNTERS, INTEGRALS, STATUSES, Record
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Limits, Scheduler
 from pagesim.sizing import DTYPE_BYTES, size_memory, size_pool
@@ -346,15 +346,26 @@ def request_table(record: Record) -> dict[str, Column]:
 def timeline_table(record: Record) -> dict[str, Column]:
     """Return the columns of ``timeline.parquet``: exact means over equal bins.
 
-    The account as shares of the pool; queues in requests.
+    The account as shares of the pool; queues in requests; what was counted per second, or in blocks a bin.
     """
     edges, width = record.edges, record.bin_width
+    names = (*INTEGRALS, *EDGE_COUNTERS)
+
+    def differences(name: str) -> list[int]:
+        index = names.index(name)
+        return [after[index] - before[index] for before, after in itertools.pairwise(edges)]
 
     def means(name: str) -> NDArray[np.float64]:
-        index = INTEGRALS.index(name)
-        areas = [after[index] - before[index] for before, after in itertools.pairwise(edges)]
-        return np.array([area / width for area in areas], dtype=np.float64)
+        return np.array([area / width for area in differences(name)], dtype=np.float64)
 
+    def rates(name: str) -> NDArray[np.float64]:
+        return np.array(differences(name), dtype=np.float64) * (TICKS_PER_SECOND / width)
+
+    def counts(name: str) -> NDArray[np.int64]:
+        return np.array(differences(name), dtype=np.int64)
+
+    references = means("references")
+    held = np.divide(means("blocks_held"), references, out=np.ones(len(references)), where=references > 0)
     bins = np.arange(len(edges) - 1, dtype=np.float64)
     live, useful, slots = means("live"), means("useful"), record.num_slots
     return {
@@ -369,6 +380,14 @@ def timeline_table(record: Record) -> dict[str, Column]:
         "running": means("running"),
         "waiting": means("waiting"),
         "swapped": means("swapped"),
+        "sharing_saving": 1 - held,
+        "throughput_requests_per_s": rates("finished"),
+        "throughput_output_tokens_per_s": rates("output_tokens"),
+        "preemptions_recompute": counts("preemptions_recompute"),
+        "preemptions_swap": counts("preemptions_swap"),
+        "copied_blocks": counts("copied_blocks"),
+        "swapped_out_bytes": counts("swapped_out_blocks") * record.block_bytes,
+        "swapped_in_bytes": counts("swapped_in_blocks") * record.block_bytes,
     }
 
 

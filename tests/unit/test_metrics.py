@@ -337,3 +337,12 @@ def test_the_parts_of_memory_and_of_time_sum_to_1_in_any_run(seed: int) -> None:
     assert sum(float(figures[f"limited_{reason}"] or 0) for reason in REASONS) == pytest.approx(1, abs=1e-12)
     assert sum(float(figures[f"time_{part}"] or 0) for part in (*PARTS, "idle")) == pytest.approx(1, abs=1e-12)
     assert figures["offered_requests"] == 8
+
+
+def test_overload_is_seen_whatever_the_window() -> None:
+    for spacing, overloaded in ((500, True), (2000, False)):
+        server = Server(64, 4, max_num_seqs=1)
+        requests = [Request(number, number * spacing, 4, 1) for number in range(60)]
+        record = server.run(requests).record(block_bytes=1)
+        summary = metrics.summarise(record)
+        assert (summary["window"], summary["overloaded"]) == ("all", overloaded)
