@@ -21,6 +21,10 @@ class Figure(enum.StrEnum):
     FRAGMENTATION = "fragmentation"
     BATCH = "batch"
     LATENCY = "latency"
+    TIME = "time"
+    PREEMPTION = "preemption"
+    SHARING = "sharing"
+    IDEAL = "ideal"
 
 
 def plot(

@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Final
 
 from pagesim.errors import ConfigError
 from pagesim.plugins import nearest
+from pagesim.report.costs import (
+    has_ideal,
+    has_preemptions,
+    has_sharing,
+    has_times,
+    ideal,
+    preemption,
+    sharing,
+    time,
+)
 from pagesim.report.over_sweep import block_size_key, blocks, latency, throughput
 from pagesim.report.over_time import batch, fragmentation, memory, utilization
 from pagesim.report.rows import Rows
@@ -25,11 +35,15 @@ __all__ = [
     "draw",
     "draw_all",
     "fragmentation",
+    "ideal",
     "latency",
     "memory",
     "plot",
+    "preemption",
     "sensible",
+    "sharing",
     "throughput",
+    "time",
     "utilization",
     "write_all",
 ]
@@ -42,8 +56,21 @@ KINDS: Final[dict[str, Callable[[Results], Figure]]] = {
     "fragmentation": fragmentation,
     "batch": batch,
     "latency": latency,
+    "time": time,
+    "preemption": preemption,
+    "sharing": sharing,
+    "ideal": ideal,
 }
 """Every kind of figure, in the order in which a report shows them."""
+
+_NEEDS: Final[dict[str, Callable[[Rows], bool]]] = {
+    "blocks": lambda rows: block_size_key(rows) is not None,
+    "time": has_times,
+    "preemption": has_preemptions,
+    "sharing": has_sharing,
+    "ideal": lambda rows: has_ideal(rows, least=0.01),  # all at the bound: the table says it as well
+}
+"""What a summary must have for a figure to say something; the others always do."""
 
 
 def draw(results: Results, kind: str) -> Figure:
@@ -77,7 +104,8 @@ def sensible(results: Results) -> list[str]:
     """Return the kinds that have something to show for these results."""
     if not len(results.summary):
         return []
-    return [kind for kind in KINDS if kind != "blocks" or block_size_key(Rows.of(results)) is not None]
+    rows = Rows.of(results)
+    return [kind for kind in KINDS if kind not in _NEEDS or _NEEDS[kind](rows)]
 
 
 def write_all(results: Results, folder: Path | None = None, drawn: dict[str, Figure] | None = None) -> list[Path]:

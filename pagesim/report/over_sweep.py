@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+import math
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
 from pagesim.errors import ConfigError
-from pagesim.report.over_time import named_at
-from pagesim.report.rows import LOAD_KEYS, Point, Rows, axis_label, numeric, show_value
-from pagesim.report.style import FAINT, Look, label_ends, new_figure, set_title, styled
+from pagesim.report.knee import LATENCY, LIMIT, knees
+from pagesim.report.panels import RATE, Panel, against, drawn, load_key, named_at, plain_numbers, points_along, short
+from pagesim.report.rows import LOAD_KEYS, Point, Rows
+from pagesim.report.style import Look, new_figure, set_title, styled
 from pagesim.results import Results
+from pagesim.units import parse_time, seconds
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RATE: Final = "workload.arrivals.rate"
 _QUANTILES: Final = np.concatenate([np.linspace(0, 0.98, 197), np.linspace(0.981, 1, 20)])
 
 
 def throughput(results: Results | pd.DataFrame) -> Figure:
     """Return throughput and normalized latency against what is swept; without a sweep, a bar an allocator.
 
-    The bands go from the least to the most of the seeds.
+    The bands go from the least to the most of the seeds. Against a load, rings mark the knees (``knee``), a line
+    the limit that defines them, and another the objective for TPOT under ``slo``, if there is one.
     """
     rows = Rows.of(results)
-    figures = (
-        ("throughput_output_tokens_per_s", "output tokens/s", False),
-        ("normalized_latency_s_per_token", "normalized latency (s/token)", True),
-    )
-    if len(rows.points) == 1:
-        return _bars(rows, figures, "Throughput and latency")
+    service = Panel("throughput_output_tokens_per_s", "output tokens/s")
     if RATE in rows.sweep_keys:
-        figures = (("throughput_requests_per_s", "finished requests/s", False), figures[1])
-    key = next((key for key in LOAD_KEYS if key in rows.sweep_keys), rows.sweep_keys[0])
-    return _against(rows, key, figures, "Throughput and latency")
+        service = Panel("throughput_requests_per_s", "finished requests/s")
+    waited = Panel(LATENCY, "normalized latency (s/token)", is_log=True)
+    if len(rows.points) > 1 and load_key(rows) in LOAD_KEYS:
+        waited = _with_limits(waited, rows, _tpot_objective(results))
+    return drawn(rows, [service, waited], "Throughput and latency")
 
 
 def blocks(results: Results | pd.DataFrame) -> Figure:
@@ -51,11 +49,11 @@ def blocks(results: Results | pd.DataFrame) -> Figure:
         raise ConfigError("a figure of block sizes needs a sweep over one, such as allocators.*.block_size")
     wasted = "internal_and_external"
     summary = rows.summary.assign(**{wasted: 100 * (rows.summary["internal"] + rows.summary["external"])})
-    figures = (
-        ("throughput_output_tokens_per_s", "output tokens/s", False),
-        (wasted, "wasted: internal + external (%)", False),
+    panels = (
+        Panel("throughput_output_tokens_per_s", "output tokens/s"),
+        Panel(wasted, "wasted: internal + external (%)"),
     )
-    return _against(Rows(summary, rows.sweep_keys, rows.baseline), key, figures, "What the block size changes")
+    return against(Rows(summary, rows.sweep_keys, rows.baseline), key, panels, "What the block size changes")
 
 
 def latency(results: Results, point: Point | None = None) -> Figure:
@@ -101,116 +99,33 @@ def block_size_key(rows: Rows) -> str | None:
     return None
 
 
-def plain_numbers(axis: Any) -> None:
-    """Let a logarithmic axis say 0.1, 1, 10 rather than powers of ten."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
 def _measured(requests: pd.DataFrame) -> pd.DataFrame:
     return requests[(requests["status"] == "finished") & (requests["measured"] == 1)]
 
 
-def _against(rows: Rows, key: str, figures: Sequence[tuple[str, str, bool]], title: str) -> Figure:
-    """Draw figures against a swept key; what else is swept stays as at the heaviest point."""
-    look = Look(rows)
-    others = {other: value for other, value in rows.heaviest.values.items() if other != key}
-    points = [point for point in rows.points if all(point.values[other] == value for other, value in others.items())]
-    values = [point.values[key] for point in points]
-    xs = numeric(values)
-    if xs is not None:
-        points = [point for _, point in sorted(zip(xs, points, strict=True), key=lambda pair: pair[0])]
-        xs = sorted(xs)
-    places = xs if xs is not None else [float(place) for place in range(len(points))]
-    with styled():
-        figure, axes = new_figure(7.2, 3.3, 1, len(figures))
-        for panel, (column, label, is_log) in zip(axes[0], figures, strict=True):
-            ends = {}
-            for name in rows.names:
-                seeds = [rows.values(point, name, column) for point in points]
-                there = [place for place, found in enumerate(seeds) if np.isfinite(found).any()]
-                if not there:
-                    continue
-                x = [places[place] for place in there]
-                means, least, most = (
-                    [float(take(seeds[place])) for place in there] for take in (np.nanmean, np.nanmin, np.nanmax)
-                )
-                order = 1 if rows.is_bound(name) else 2
-                panel.plot(x, means, **look.line(name), marker=look.marker(name), zorder=order, label=f"_{name}")
-                panel.fill_between(x, least, most, color=look.colour(name), alpha=0.15, linewidth=0)
-                ends[name] = means[-1]
-            if key == RATE and column == "throughput_requests_per_s":
-                panel.plot(places, places, color=FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
-                panel.annotate(
-                    "offered",
-                    (places[-1], places[-1]),
-                    color=FAINT,
-                    fontsize=8,
-                    ha="right",
-                    va="bottom",
-                    xytext=(-4, 3),
-                    textcoords="offset points",
-                )
-            _scale_x(panel, key, xs, places, [show_value(point.values[key]) for point in points])
-            if is_log:
-                panel.set_yscale("log")
-                plain_numbers(panel.yaxis)
-            else:
-                panel.set_ylim(0, None)
-            panel.set(ylabel=label)
-            panel.grid(axis="y")
-            label_ends(panel, ends, look)
-        fixed = ", ".join(f"{other.rsplit('.', 1)[-1]} {show_value(value)}" for other, value in others.items())
-        set_title(figure, title, fixed)
-    return figure
+def _with_limits(panel: Panel, rows: Rows, objective: float | None) -> Panel:
+    """Return the panel of latencies with the objective and, if anybody gives up within the sweep, the knees."""
+    key = load_key(rows)
+    found = knees(rows, key)
+    levels = {objective: f"SLO: TPOT {objective:g} s"} if objective is not None else {}
+    inside = {name: place for name, place in found.items() if math.isfinite(place)}
+    if not inside:
+        return panel._replace(levels=levels)
+    levels[LIMIT] = f"{levels[LIMIT]}, limit" if LIMIT in levels else f"limit: {LIMIT:g} s/token"
+    first, *_, last = points_along(rows, key)[1] or [math.nan, math.nan]
+    ends = {}
+    for name, place in found.items():
+        outside = f"> {short(last)}" if math.isinf(place) else f"< {short(first)}"
+        ends[name] = f"{name}: knee {short(place) if math.isfinite(place) else outside}"
+    return panel._replace(levels=levels, rings={name: (place, LIMIT) for name, place in inside.items()}, ends=ends)
 
 
-def _scale_x(panel: Axes, key: str, xs: list[float] | None, places: list[float], shown: list[str]) -> None:
-    from matplotlib.ticker import NullLocator
-
-    panel.set_xlabel(axis_label(key))
-    if xs is None:
-        panel.set_xticks(places, shown, rotation=20 if max(map(len, shown)) > 8 else 0)
-        return
-    if min(xs) > 0 and max(xs) / min(xs) >= 16:
-        panel.set_xscale("log", base=2)
-        panel.xaxis.set_minor_locator(NullLocator())
-    if len(xs) <= 9:
-        panel.set_xticks(xs, shown)
-
-
-def _bars(rows: Rows, figures: Sequence[tuple[str, str, bool]], title: str) -> Figure:
-    look, point = Look(rows), rows.points[0]
-    names = named_at(rows, point)
-    with styled():
-        figure, axes = new_figure(7.2, 1.2 + 0.36 * len(names), 1, len(figures), sharey=True)
-        for panel, (column, label, _) in zip(axes[0], figures, strict=True):
-            means = [rows.mean(point, name, column) for name in names]
-            spread = np.nan_to_num([rows.spread(point, name, column) for name in names])
-            panel.barh(
-                names,
-                means,
-                xerr=spread if spread.any() else None,
-                color=[look.colour(name) for name in names],
-                height=0.66,
-                ecolor=FAINT,
-            )
-            largest = float(np.nanmax([*means, 1e-12]))
-            for place, (mean, off) in enumerate(zip(means, spread, strict=True)):
-                text = f"{mean:.3g}" if np.isfinite(mean) else "none"
-                panel.annotate(
-                    text,
-                    (np.nan_to_num(mean) + off, place),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=9,
-                )
-            panel.set(xlabel=label, xlim=(0, 1.18 * largest + float(spread.max(initial=0))))
-            panel.tick_params(axis="y", length=0)
-            panel.spines["left"].set_visible(False)
-        axes[0, 0].invert_yaxis()
-        set_title(figure, title, "")
-    return figure
+def _tpot_objective(results: Results | pd.DataFrame) -> float | None:
+    """Return the objective for TPOT in seconds; None if there is none, or if only a summary is there."""
+    if not isinstance(results, Results):
+        return None
+    try:
+        objective = (results.config.get("slo") or {}).get("tpot")
+        return None if objective is None else seconds(parse_time(objective))
+    except (ConfigError, ValueError):  # the figures can be shown without experiment.yaml
+        return None

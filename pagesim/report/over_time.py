@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from pagesim.errors import ConfigError
+from pagesim.report.panels import legend_below, named_at, stacked
 from pagesim.report.rows import Point, Rows
 from pagesim.report.style import PARTS, Look, label_ends, new_figure, set_title, styled
 from pagesim.results import Results
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_BINS: Final = 240
@@ -31,39 +31,9 @@ def memory(results: Results | pd.DataFrame, point: Point | None = None) -> Figur
         point: of the sweep; by default the one with the highest load.
     """
     rows = Rows.of(results)
-    point = point or rows.heaviest
-    names = named_at(rows, point)
-    shares = {part: [rows.mean(point, name, _SUMMARY_NAME.get(part, part)) for name in names] for part in PARTS}
-    with styled():
-        figure, axes = new_figure(7.2, 1.3 + 0.42 * len(names))
-        bars = axes[0, 0]
-        left = np.zeros(len(names))
-        for part, (label, colour) in PARTS.items():
-            widths = 100 * np.nan_to_num(np.array(shares[part]))
-            if not (widths > 0.05).any():
-                continue
-            bars.barh(
-                names, widths, left=left, color=colour, label=label, height=0.68, edgecolor="white", linewidth=0.6
-            )
-            for place, width in enumerate(widths):
-                if width >= 4:
-                    bars.text(
-                        left[place] + width / 2,
-                        place,
-                        f"{width:.0f}",
-                        color=_text_on(colour),
-                        ha="center",
-                        va="center",
-                        fontsize=9,
-                    )
-            left += widths
-        bars.set(xlim=(0, 100), xlabel="share of the KV cache, mean over time (%)")
-        bars.invert_yaxis()
-        bars.tick_params(axis="y", length=0)
-        bars.spines["left"].set_visible(False)
-        set_title(figure, "Where the memory goes", str(point))
-        _legend(figure, bars)
-    return figure
+    parts = {_SUMMARY_NAME.get(part, part): drawn for part, drawn in PARTS.items()}
+    label = "share of the KV cache, mean over time (%)"
+    return stacked(rows, point or rows.heaviest, parts, label, "Where the memory goes", ncols=len(PARTS))
 
 
 def utilization(results: Results, point: Point | None = None, seed: int | None = None) -> Figure:
@@ -110,15 +80,8 @@ def fragmentation(results: Results, point: Point | None = None, seed: int | None
         for panel in axes[:, 0]:
             panel.set_ylabel("KV cache (%)")
         set_title(figure, "Where the memory goes, over time", str(point))
-        _legend(figure, axes[0, 0])
+        legend_below(figure, axes[0, 0], ncols=len(PARTS))
     return figure
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower left", ncols=len(PARTS), handlelength=1, handleheight=1, columnspacing=1.4
-    )
 
 
 def _lines(
@@ -173,22 +136,8 @@ def _coarser(line: pd.DataFrame, num_bins: int) -> pd.DataFrame:
     return coarse
 
 
-def named_at(rows: Rows, point: Point) -> list[str]:
-    """Return the allocators that have a run at a point. Raises ConfigError if there is none."""
-    names = [name for name in rows.names if len(rows.at(point, name))]
-    if not names:
-        raise ConfigError("no run is done: there is nothing to draw")
-    return names
-
-
 def _time_unit(seconds: float) -> tuple[float, str]:
     for factor, unit in ((3600.0, "h"), (60.0, "min")):
         if seconds >= 3 * factor:
             return factor, unit
     return 1.0, "s"
-
-
-def _text_on(colour: str) -> str:
-    """Return black or white, whichever is easier to read on a colour."""
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return "#1b1b20" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"

@@ -11,6 +11,7 @@ from pagesim.errors import ConfigError
 from pagesim.report import figures
 from pagesim.report.cells import tables
 from pagesim.report.hover import hover
+from pagesim.report.knee import LIMIT
 from pagesim.report.memory_view import as_json, memory_view
 from pagesim.report.notes import notes
 from pagesim.report.rows import Rows
@@ -27,12 +28,18 @@ SCRIPT: Final = "interactive.js"
 
 CAPTIONS: Final = {
     "memory": "Shares of the KV cache by what their slots hold, averaged over time and seeds.",
-    "throughput": "What is served, and how long it takes; bands or bars show the seeds.",
+    "throughput": "What is served, and how long it takes; bands or bars show the seeds. Against a load, a ring and the "
+    f"number after a name give the knee: up to there normalized latency stays below {LIMIT:g} s/token.",
     "blocks": "Small blocks cost time, large ones memory.",
     "utilization": "Slots that hold a token that somebody needs; runs of the first seed.",
     "fragmentation": "The memory account of each allocator, over the run of the first seed.",
     "batch": "Requests that run at a time; runs of the first seed.",
     "latency": "Distribution over the measured requests of all seeds.",
+    "time": "What the device did: reading weights, attention to the KV cache, prompts, tokens computed again, copies "
+    "of blocks, waits for swaps, overhead of a step, nothing. Mean over seeds.",
+    "preemption": "How often requests lost their memory, and what it took to get it back; over whole runs.",
+    "sharing": "Blocks that the same tables would hold without sharing, and are not held; what copies it takes.",
+    "ideal": "Output tokens/s over those of the bound on memory; it may be passed by who is preempted less.",
 }
 """What is to be seen, by kind of figure."""
 
