@@ -257,6 +257,26 @@ class TestKnee:
         assert ([0.0, 1.0, 0.2, 0.2] in across) == (label is not None)
 
 
+class TestLooks:
+    def test_labels_of_knees_and_lines_do_not_overlap(self, tmp_path: Path) -> None:
+        results = synthetic.write(tmp_path / "r", sweep={synthetic.RATE: RATES}, num_requests=60)
+        file = results.folder / "experiment.yaml"
+        file.write_text(f"{file.read_text()}slo: {{tpot: 110 ms}}\n")
+        figure = figures.draw(Results.load(results.folder), "throughput")
+        right = figure.axes[1]
+        boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in right.texts]
+        assert {"SLO: TPOT 0.11 s", "limit: 0.1 s/token"} <= {text for text, _ in boxes}
+        for index, (text, box) in enumerate(boxes):
+            assert box.x1 <= figure.bbox.x1, text
+            assert not [other for other, second in boxes[index + 1 :] if box.overlaps(second)], text
+
+    def test_the_same_results_give_the_same_bytes(self, tmp_path: Path) -> None:
+        results = synthetic.write(tmp_path / "r", sweep={synthetic.RATE: RATES}, num_requests=60)
+        for kind in ("preemption", "throughput", "ideal"):
+            first, second = (figures.plot(results.folder, kind, tmp_path / f"{n}.svg").read_bytes() for n in "ab")
+            assert first == second
+
+
 class TestWhichMakeSense:
     def test_a_figure_is_drawn_only_where_it_says_something(self, tmp_path: Path) -> None:
         results = synthetic.write(tmp_path / "r", num_requests=40)
