@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from pagesim import __version__
+from pagesim.commands.check import check
 from pagesim.commands.compare import compare
 from pagesim.commands.explain import explain
 from pagesim.commands.export import export
@@ -36,6 +37,7 @@ app.command("init")(init)
 app.command("run")(run)
 app.command("validate")(validate)
 app.command("list")(list_names)
+app.command("check")(check)
 app.command("compare")(compare)
 app.command("plot")(plot)
 app.command("report")(report)
