@@ -77,6 +77,7 @@ def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
             results["decode"].append(asdict(figures))
             results["sdpa"][f"{model.name} {point.name}"] = sdpa
             print(_row(figures, sdpa), flush=True)
+            _save(out, results)
         same = points[len(points) // 2]
         for block_size in (1, 16) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256):
             figures = bench.decode(same, block_size)
@@ -88,6 +89,7 @@ def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
             print(f"{model.name}: prefill of {tokens} tokens after {stored}: {rate:.0f} Tflop/s", flush=True)
         if model is measure.LLAMA_3_8B:
             results |= _beside(bench, points, quick=quick)
+        _save(out, results)
         del bench
     for moved in _moves(quick=quick):
         results["moves"].append(asdict(moved))
@@ -96,6 +98,11 @@ def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
             f"swap out {moved.swap_out:.1f}, in {moved.swap_in:.1f}",
             flush=True,
         )
+    _save(out, results)
+
+
+def _save(out: Path, results: dict[str, Any]) -> None:
+    """Write what has been measured so far: a run that is cut short keeps it."""
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (out / "manifest.json").write_text(json.dumps(manifest(), indent=1) + "\n")
     with (out / "decode.csv").open("w", newline="") as file:
