@@ -121,4 +121,4 @@ def test_parameters_have_the_size_that_the_kernels_expect() -> None:
         kernels.DECODE_PARAMS,
         kernels.PREFILL_PARAMS,
     ]
-    assert [dtype.itemsize for dtype in sizes] == [56, 80, 72, 120, 88]
+    assert [dtype.itemsize for dtype in sizes] == [56, 80, 80, 120, 88]

@@ -6,10 +6,10 @@ import math
 from typing import Any, Protocol
 
 import cupy
-import numpy as np
 
 from pagesim_backends.cuda import kernels
 from pagesim_backends.cuda.kernels import DECODE_PARAMS, PREFILL_PARAMS, Addressing, Form, PoolView
+from pagesim_backends.cuda.launch import launch, pack
 from pagesim_backends.cuda.plan import MAX_SPLITS, Heads
 from pagesim_backends.cuda.planner import Planner
 from pagesim_backends.errors import UnavailableError
@@ -73,11 +73,20 @@ class Decode:
             max_shared_bytes=int(attributes["MaxSharedMemoryPerBlockOptin"]),
         )
         self.scale = math.log2(math.e) / math.sqrt(head_dim)
+        self._kernels: dict[Form, Any] = {}
 
     def kernel(self, form: Form) -> Any:
-        """Return the compiled kernel for a form."""
-        variant = kernels.decode_variant(self.head_dim, self.bf16, self.heads.group, form, self.addressing)
-        return kernels.load(variant, self.device.id)
+        """Return the compiled kernel for a form, ready to launch."""
+        if form not in self._kernels:
+            variant = kernels.decode_variant(self.head_dim, self.bf16, self.heads.group, form, self.addressing)
+            kernel = kernels.load(variant, self.device.id)
+            allow_shared(kernel, self.shared_bytes(form))
+            self._kernels[form] = kernel
+        return self._kernels[form]
+
+    def shared_bytes(self, form: Form) -> int:
+        """Return the dynamic shared memory of a thread block."""
+        return kernels.decode_shared_bytes(form.num_warps, self.heads.per_item, self.head_dim, MAX_SPLITS)
 
     def launch(
         self,
@@ -90,6 +99,8 @@ class Decode:
         output: int,
         block_tables: int,
         stream: Any,
+        *,
+        early: bool = True,
     ) -> None:
         """Enqueue the attention of one layer; addresses are of the device.
 
@@ -101,25 +112,31 @@ class Decode:
             query, output: [sequences, query heads, head_dim].
             block_tables: int32, the tables of all sequences one after the other.
             stream: a cupy stream.
+            early: whether it may start while the launch before it ends. That launch may make the queries and
+                store the newest token of each sequence, but not write items, tables or older tokens.
         """
-        kernel = self.kernel(form)
-        params = np.zeros((), DECODE_PARAMS)
-        params["query"], params["output"], params["block_tables"] = query, output, block_tables
-        params["key"], params["value"], params["items"] = pool.key, pool.value, items
-        params["partial_output"], params["partial_state"] = buffers.output, buffers.state
-        params["arrivals"] = buffers.arrivals
-        params["block_stride"] = pool.block_stride
-        params["token_stride"] = pool.token_stride
-        params["head_stride"] = pool.head_stride
-        params["scale"] = self.scale
-        params["num_query_heads"] = self.num_query_heads
-        params["group"] = self.heads.group
-        params["item_heads"] = self.heads.per_item
-        params["log2_block_size"] = pool.block_size.bit_length() - 1
-        shared = kernels.decode_shared_bytes(form.num_warps, self.heads.per_item, self.head_dim, MAX_SPLITS)
-        allow_shared(kernel, shared)
-        with stream:
-            kernel((num_items,), (32 * form.num_warps,), (params,), shared_mem=shared)
+        params = pack(
+            DECODE_PARAMS,
+            query=query,
+            output=output,
+            block_tables=block_tables,
+            key=pool.key,
+            value=pool.value,
+            items=items,
+            partial_output=buffers.output,
+            partial_state=buffers.state,
+            arrivals=buffers.arrivals,
+            block_stride=pool.block_stride,
+            token_stride=pool.token_stride,
+            head_stride=pool.head_stride,
+            scale=self.scale,
+            num_query_heads=self.num_query_heads,
+            group=self.heads.group,
+            item_heads=self.heads.per_item,
+            log2_block_size=pool.block_size.bit_length() - 1,
+        )
+        threads, shared = 32 * form.num_warps, self.shared_bytes(form)
+        launch(self.kernel(form), (num_items, 1), threads, params, stream, shared_bytes=shared, early=early)
 
 
 class Prefill:
@@ -150,18 +167,24 @@ class Prefill:
             block_tables: int32, the tables of all sequences one after the other.
             stream: a cupy stream.
         """
-        params = np.zeros((), PREFILL_PARAMS)
-        params["query"], params["output"], params["block_tables"] = query, output, block_tables
-        params["key"], params["value"], params["items"] = pool.key, pool.value, items
-        params["block_stride"] = pool.block_stride
-        params["token_stride"] = pool.token_stride
-        params["head_stride"] = pool.head_stride
-        params["scale"] = self.scale
-        params["num_query_heads"] = self.num_query_heads
-        params["group"] = self.num_query_heads // self.num_kv_heads
-        params["log2_block_size"] = pool.block_size.bit_length() - 1
-        with stream:
-            self.kernel((num_items, self.num_kv_heads), (256,), (params,), shared_mem=self.shared_bytes)
+        params = pack(
+            PREFILL_PARAMS,
+            query=query,
+            output=output,
+            block_tables=block_tables,
+            key=pool.key,
+            value=pool.value,
+            items=items,
+            block_stride=pool.block_stride,
+            token_stride=pool.token_stride,
+            head_stride=pool.head_stride,
+            scale=self.scale,
+            num_query_heads=self.num_query_heads,
+            group=self.num_query_heads // self.num_kv_heads,
+            log2_block_size=pool.block_size.bit_length() - 1,
+        )
+        grid = (num_items, self.num_kv_heads)
+        launch(self.kernel, grid, 256, params, stream, shared_bytes=self.shared_bytes, early=True)
 
 
 def allow_shared(kernel: Any, num_bytes: int) -> None:

@@ -12,6 +12,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -33,7 +34,8 @@ except ImportError:
 from pagesim_backends.cuda import kernels
 from pagesim_backends.cuda.attention import Decode, DecodeBuffers, Prefill, check_sizes
 from pagesim_backends.cuda.batch import Batch, Batcher
-from pagesim_backends.cuda.kernels import Addressing
+from pagesim_backends.cuda.kernels import Addressing, Form
+from pagesim_backends.cuda.launch import launch, pack
 from pagesim_backends.cuda.plan import WORK_ITEM, DecodePlan
 from pagesim_backends.cuda.pool import ELEMENT_BYTES, Pool
 from pagesim_backends.moves import batches
@@ -43,6 +45,8 @@ Part = Literal["copies", "swaps", "prefill", "attention"]
 
 SCRATCH_BYTES: Final = 2**30
 """Bound of the buffers for q, K, V and outputs; layers are computed in passes that fit."""
+
+MAX_GRAPHS: Final = 512
 
 DTYPES: Final = {"float16": False, "bfloat16": True}
 
@@ -220,52 +224,54 @@ class Cuda:
         if not batch.num_tokens:
             return 0
         plan = self.decode.planner.plan(batch.lengths, batch.tables) if len(batch.lengths) else None
-        rows = batch.num_tokens if len(batch.prefill_items) else _bucket(batch.num_tokens)
-        sent = self._send(batch, plan, rows)
-        per_layer = rows * 2 * (self.shape.num_query_heads + self.shape.num_kv_heads) * self.shape.head_dim
+        if plan is not None:
+            self.decode.kernel(plan.form)  # compiled before a capture begins
+        sent = self._send(batch, plan)
+        per_layer = sent.rows * 2 * (self.shape.num_query_heads + self.shape.num_kv_heads) * self.shape.head_dim
         layers = max(1, min(self.shape.num_layers, SCRATCH_BYTES // (per_layer * ELEMENT_BYTES)))
-        scratch = self._scratch(rows, layers)
+        scratch = self._scratch(sent.rows, layers)
         for first in range(0, self.shape.num_layers, layers):
-            count = min(layers, self.shape.num_layers - first)
-            self._draw_tokens(sent, scratch, first, count)
-            if plan is not None and not len(batch.prefill_items):
-                with marks.during("attention"):
-                    self._replay(plan, sent, scratch, first, count)
-            else:
+            run = range(first, min(first + layers, self.shape.num_layers))
+            self._draw_tokens(sent, scratch, run)
+            if sent.num_prefill_items:
                 with marks.during("prefill"):
-                    for layer in range(count):
-                        self._write_tokens(sent, scratch, first, layer)
-                    for layer in range(count):
-                        self._attend_prompts(batch, sent, scratch, first, layer)
-                if plan is not None:
-                    with marks.during("attention"):
-                        for layer in range(count):
-                            self._attend_decodes(plan, batch.num_prefill_tokens, sent, scratch, first, layer)
+                    self._replay((sent.num_prefill_items, sent.rows, run), partial(self._prompts, sent, scratch, run))
+            if plan is not None:
+                stores = not sent.num_prefill_items
+                with marks.during("attention"):
+                    self._replay(
+                        (plan.form, sent.num_items, sent.rows, run, stores),
+                        partial(self._decodes, plan.form, sent, scratch, run, stores),
+                    )
             if self.keep_outputs:
-                self._keep(batch, scratch, first, count)
+                self._keep(batch, scratch, run)
         context = int(batch.lengths.sum())
         context += sum(chunk.sequence.num_stored + chunk.num_tokens for chunk in step.prefills)
         return context * self.pool.block_bytes // self.shape.block_size
 
-    def _send(self, batch: Batch, plan: DecodePlan | None, rows: int) -> Sent:
-        """Copy the step's arrays to the device; rows past the tokens are drawn and written to the spare slot."""
+    def _send(self, batch: Batch, plan: DecodePlan | None) -> Sent:
+        """Copy the step's arrays to the device, their lengths rounded up so that graphs are few.
+
+        Rows past the tokens are drawn and written to the spare slot; work items past the plan's are empty.
+        """
+        rows = _bucket(batch.num_tokens)
         padding = rows - batch.num_tokens
         keys = np.concatenate((batch.keys, np.zeros(padding, np.uint32)))
         slots = np.concatenate((batch.slots, np.full(padding, self.pool.spare_slot, np.int32)))
-        num_items = 0
+        prompts = _padded(batch.prefill_items)
+        items = np.zeros(0, WORK_ITEM)
         if plan is not None:
-            num_items = _bucket(len(plan.items))
-            items = np.zeros(num_items, WORK_ITEM)  # those past the plan's are empty
-            items[: len(plan.items)] = plan.items
-            self._buffers.send("items", items, self.stream)
+            items = _padded(plan.items)
+            items["sequence"] += batch.num_prefill_tokens  # the rows of prompts come first
             self._decode_buffers.reserve(_bucket(max(plan.num_slots, 1)), plan.item_heads)
         return Sent(
             keys=self._buffers.send("keys", keys, self.stream),
             slots=self._buffers.send("slots", slots, self.stream),
             block_tables=self._buffers.send("block_tables", batch.block_tables, self.stream),
-            prefill_items=self._buffers.send("prefill_items", batch.prefill_items, self.stream),
-            items=self._buffers.address("items"),
-            num_items=num_items,
+            prefill_items=self._buffers.send("prefill_items", prompts, self.stream),
+            num_prefill_items=len(prompts),
+            items=self._buffers.send("items", items, self.stream),
+            num_items=len(items),
             rows=rows,
         )
 
@@ -281,99 +287,108 @@ class Cuda:
             kv_bytes=kv,
         )
 
-    def _draw_tokens(self, sent: Sent, scratch: Scratch, first: int, count: int) -> None:
-        params = np.zeros((), kernels.TOKEN_PARAMS)
-        params["keys"], params["query"], params["key"], params["value"] = (
-            sent.keys,
-            scratch.query,
-            scratch.key,
-            scratch.value,
+    def _draw_tokens(self, sent: Sent, scratch: Scratch, layers: range) -> None:
+        params = pack(
+            kernels.TOKEN_PARAMS,
+            keys=sent.keys,
+            query=scratch.query,
+            key=scratch.key,
+            value=scratch.value,
+            num_tokens=sent.rows,
+            num_layers=len(layers),
+            first_layer=layers.start,
+            num_query_heads=self.shape.num_query_heads,
+            num_kv_heads=self.shape.num_kv_heads,
+            head_dim=self.shape.head_dim,
         )
-        params["num_tokens"], params["num_layers"], params["first_layer"] = sent.rows, count, first
-        params["num_query_heads"], params["num_kv_heads"] = self.shape.num_query_heads, self.shape.num_kv_heads
-        params["head_dim"] = self.shape.head_dim
-        with self.stream:
-            self._draw((sent.rows, count), (256,), (params,))
+        launch(self._draw, (sent.rows, len(layers)), 256, params, self.stream)
 
-    def _write_tokens(self, sent: Sent, scratch: Scratch, first: int, layer: int) -> None:
-        view = self.pool.view(first + layer)
-        params = np.zeros((), kernels.WRITE_PARAMS)
-        params["key"] = scratch.key + layer * scratch.kv_bytes
-        params["value"] = scratch.value + layer * scratch.kv_bytes
-        params["key_pool"], params["value_pool"], params["slots"] = view.key, view.value, sent.slots
-        params["block_stride"], params["token_stride"], params["head_stride"] = (
-            view.block_stride,
-            view.token_stride,
-            view.head_stride,
+    def _prompts(self, sent: Sent, scratch: Scratch, layers: range) -> None:
+        """Enqueue storing all tokens of the step and the attention of its prompts, in some layers."""
+        for index, layer in enumerate(layers):
+            self._store(sent, scratch, index, layer)
+            offset = index * scratch.query_bytes
+            self.prefill.launch(
+                sent.prefill_items,
+                sent.num_prefill_items,
+                self.pool.view(layer),
+                scratch.query + offset,
+                scratch.output + offset,
+                sent.block_tables,
+                self.stream,
+            )
+
+    def _decodes(self, form: Form, sent: Sent, scratch: Scratch, layers: range, stores: bool) -> None:
+        """Enqueue the attention of decodes in some layers, and storing their tokens where that is not done yet."""
+        for index, layer in enumerate(layers):
+            if stores:
+                self._store(sent, scratch, index, layer)
+            offset = index * scratch.query_bytes
+            self.decode.launch(
+                form,
+                sent.items,
+                sent.num_items,
+                self._decode_buffers,
+                self.pool.view(layer),
+                scratch.query + offset,
+                scratch.output + offset,
+                sent.block_tables,
+                self.stream,
+            )
+
+    def _store(self, sent: Sent, scratch: Scratch, index: int, layer: int) -> None:
+        """Enqueue writing K and V of the step's tokens to their slots; ``index`` is the layer's in the scratch."""
+        view = self.pool.view(layer)
+        params = pack(
+            kernels.WRITE_PARAMS,
+            key=scratch.key + index * scratch.kv_bytes,
+            value=scratch.value + index * scratch.kv_bytes,
+            key_pool=view.key,
+            value_pool=view.value,
+            slots=sent.slots,
+            block_stride=view.block_stride,
+            token_stride=view.token_stride,
+            head_stride=view.head_stride,
+            num_tokens=sent.rows,
+            num_kv_heads=self.shape.num_kv_heads,
+            head_dim=self.shape.head_dim,
+            log2_block_size=view.block_size.bit_length() - 1,
         )
-        params["num_tokens"], params["num_kv_heads"] = sent.rows, self.shape.num_kv_heads
-        params["head_dim"], params["log2_block_size"] = self.shape.head_dim, view.block_size.bit_length() - 1
         vectors = sent.rows * self.shape.num_kv_heads * self.shape.head_dim // 8
-        with self.stream:
-            self._write((-(-vectors // 256),), (256,), (params,))
+        launch(self._write, (-(-vectors // 256), 1), 256, params, self.stream, early=True)
 
-    def _attend_prompts(self, batch: Batch, sent: Sent, scratch: Scratch, first: int, layer: int) -> None:
-        offset = layer * scratch.query_bytes
-        self.prefill.launch(
-            sent.prefill_items,
-            len(batch.prefill_items),
-            self.pool.view(first + layer),
-            scratch.query + offset,
-            scratch.output + offset,
-            sent.block_tables,
-            self.stream,
-        )
+    def _replay(self, name: tuple[object, ...], enqueue: Callable[[], None]) -> None:
+        """Launch a graph of what ``enqueue`` enqueues, captured when a step of its sizes first occurs.
 
-    def _attend_decodes(
-        self, plan: DecodePlan, first_row: int, sent: Sent, scratch: Scratch, first: int, layer: int
-    ) -> None:
-        row_bytes = self.shape.num_query_heads * self.shape.head_dim * ELEMENT_BYTES
-        offset = layer * scratch.query_bytes + first_row * row_bytes
-        self.decode.launch(
-            plan.form,
-            sent.items,
-            sent.num_items,
-            self._decode_buffers,
-            self.pool.view(first + layer),
-            scratch.query + offset,
-            scratch.output + offset,
-            sent.block_tables,
-            self.stream,
-        )
-
-    def _replay(self, plan: DecodePlan, sent: Sent, scratch: Scratch, first: int, count: int) -> None:
-        """Write and attend in ``count`` layers by one graph, captured when such a step first occurs.
-
-        What a graph holds are addresses and sizes of launches, not the plan: any step with as many rows and
-        work items, rounded up, replays it.
+        What a graph holds are addresses and sizes of launches, not the plan: any step of the same sizes,
+        rounded up, replays it. The host's time to capture is no part of what is measured.
         """
         if self._graph_generation != self._buffers.generation:
             self._graphs.clear()
             self._graph_generation = self._buffers.generation
-        name = (plan.form, sent.num_items, sent.rows, first, count)
-        if name not in self._graphs:
-            self.decode.kernel(plan.form)  # compiled before the capture begins
+        graph = self._graphs.get(name)
+        if graph is None:
             self.stream.begin_capture()
             try:
-                for layer in range(count):
-                    self._write_tokens(sent, scratch, first, layer)
-                    self._attend_decodes(plan, 0, sent, scratch, first, layer)
+                enqueue()
             finally:
                 graph = self.stream.end_capture()
+            graph.upload(self.stream)
+            if len(self._graphs) == MAX_GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))
             self._graphs[name] = graph
-        self._graphs[name].launch(self.stream)
+        graph.launch(self.stream)
 
-    def _keep(self, batch: Batch, scratch: Scratch, first: int, count: int) -> None:
+    def _keep(self, batch: Batch, scratch: Scratch, layers: range) -> None:
         """Keep the outputs of each token, as bits, under (its key, layer)."""
         heads, dim = self.shape.num_query_heads, self.shape.head_dim
         rows = scratch.query_bytes // (heads * dim * ELEMENT_BYTES)
         self.stream.synchronize()
-        held = (
-            self._buffers.read("output", count * scratch.query_bytes).view(np.uint16).reshape(count, rows, heads, dim)
-        )
+        held = self._buffers.read("output", len(layers) * scratch.query_bytes).view(np.uint16)
+        held = held.reshape(len(layers), rows, heads, dim)
         for row, key in enumerate(batch.keys.tolist()):
-            for layer in range(count):
-                self.outputs[key, first + layer] = held[layer, row].copy()
+            for index, layer in enumerate(layers):
+                self.outputs[key, layer] = held[index, row].copy()
 
     def _result(self, step: Step, spent: dict[Part, int]) -> StepResult:
         attention, copies, swaps = spent.get("attention", 0), spent.get("copies", 0), spent.get("swaps", 0)
@@ -404,7 +419,7 @@ class Sent:
     Attributes:
         keys, slots: one a row.
         block_tables, prefill_items, items: see ``Batch`` and ``DecodePlan``.
-        num_items: decode work items, empty ones included.
+        num_prefill_items, num_items: empty ones included.
         rows: tokens, padding included.
     """
 
@@ -412,6 +427,7 @@ class Sent:
     slots: int
     block_tables: int
     prefill_items: int
+    num_prefill_items: int
     items: int
     num_items: int
     rows: int
@@ -518,6 +534,13 @@ def _bucket(count: int) -> int:
     """Return ``count`` rounded up to one of eight sizes between two powers of two, so that graphs are few."""
     step = max(1 << max(count.bit_length() - 4, 0), 1)
     return -(-count // step) * step
+
+
+def _padded(items: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Return items and empty ones up to the next of ``_bucket``'s sizes; none stay none."""
+    padded = np.zeros(_bucket(len(items)) if len(items) else 0, items.dtype)
+    padded[: len(items)] = items
+    return padded
 
 
 def _addressing(block_size: int, contiguous: bool) -> Addressing:

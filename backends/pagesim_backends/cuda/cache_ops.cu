@@ -40,6 +40,8 @@ struct WriteParams {
 
 // Store K and V of new tokens in their slots. Eight elements a thread; grid: enough for all of them.
 extern "C" __global__ void write_tokens(const __grid_constant__ WriteParams p) {
+  let_next_start();
+  wait_for_previous();
   const int vectors = p.head_dim / 8, row = p.num_kv_heads * vectors;
   const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= (long long)p.num_tokens * row) return;
@@ -58,35 +60,41 @@ struct MoveParams {
   long long source_stride, target_stride;              // bytes from a block to the next
   long long source_piece_stride, target_piece_stride;  // bytes from a block's piece to its next
   long long piece_bytes;  // a multiple of 16
-  int num_blocks, num_pieces;
+  u32 num_blocks, num_pieces;
+  u32 stretch;            // threads that move adjacent vectors: a power of two, 16 to 256
 };
 
 // Copy blocks, piece by piece: within the pool, between the pool and a staging buffer, or to and from mapped
-// host memory. No target may be another's source. A thread keeps eight 16-byte loads in flight; thread blocks
-// stride over (block, piece, tile), so the grid may be as small as the caller wants to disturb others.
+// host memory. No target may be another's source. A thread keeps eight 16-byte loads in flight, each of a
+// different stretch of threads: a stretch (p.stretch threads, 16 to 256) is no longer than a piece, so that pieces
+// of 2 KiB keep all threads busy too. Thread blocks stride over tiles of eight times 256 vectors, so the grid
+// may be as small as the caller wants to disturb others.
 extern "C" __global__ void __launch_bounds__(256) move_blocks(const __grid_constant__ MoveParams p) {
   constexpr int DEPTH = 8;
-  const long long vectors = p.piece_bytes / 16;
-  const long long tile = (long long)blockDim.x * DEPTH;
-  const long long tiles = (vectors + tile - 1) / tile;
-  const long long all = (long long)p.num_blocks * p.num_pieces * tiles;
-  for (long long i = blockIdx.x; i < all; i += gridDim.x) {
-    const long long piece = i / tiles, first = i % tiles * tile + threadIdx.x;
-    const int2 block = p.blocks[piece / p.num_pieces];
-    const long long part = piece % p.num_pieces;
-    const uint4* from = reinterpret_cast<const uint4*>(p.source + block.x * p.source_stride + part * p.source_piece_stride);
-    uint4* to = reinterpret_cast<uint4*>(p.target + block.y * p.target_stride + part * p.target_piece_stride);
+  const u32 vectors = p.piece_bytes / 16;
+  const u32 stretches = (vectors + p.stretch - 1) / p.stretch;  // of a piece
+  const u32 per_row = blockDim.x / p.stretch;                   // stretches side by side in the thread block
+  const u32 mine = threadIdx.x / p.stretch, within = threadIdx.x % p.stretch;
+  const u32 all = p.num_blocks * p.num_pieces * stretches;      // 2^32 of them would be a terabyte
+  const u32 tiles = (all + per_row * DEPTH - 1) / (per_row * DEPTH);
+  for (u32 i = blockIdx.x; i < tiles; i += gridDim.x) {
     uint4 held[DEPTH];
+    uint4* to[DEPTH];
 #pragma unroll
     for (int k = 0; k < DEPTH; ++k) {
-      const long long v = first + (long long)k * blockDim.x;
-      if (v < vectors) held[k] = from[v];
+      const u32 stretch = (i * DEPTH + k) * per_row + mine;
+      const u32 piece = stretch / stretches, vector = stretch % stretches * p.stretch + within;
+      to[k] = nullptr;
+      if (stretch >= all || vector >= vectors) continue;
+      const int2 block = p.blocks[piece / p.num_pieces];
+      const u32 part = piece % p.num_pieces;
+      const char* from = p.source + block.x * p.source_stride + part * p.source_piece_stride;
+      to[k] = reinterpret_cast<uint4*>(p.target + block.y * p.target_stride + part * p.target_piece_stride) + vector;
+      held[k] = reinterpret_cast<const uint4*>(from)[vector];
     }
 #pragma unroll
-    for (int k = 0; k < DEPTH; ++k) {
-      const long long v = first + (long long)k * blockDim.x;
-      if (v < vectors) to[v] = held[k];
-    }
+    for (int k = 0; k < DEPTH; ++k)
+      if (to[k] != nullptr) *to[k] = held[k];
   }
 }
 
@@ -100,6 +108,7 @@ struct ReadParams {
 // Thread blocks stride over tiles of eight 16-byte loads a thread.
 extern "C" __global__ void read_all(const __grid_constant__ ReadParams p) {
   constexpr int DEPTH = 8;
+  let_next_start();
   u32 all = 0;
   const long long tile = (long long)blockDim.x * DEPTH;
   for (long long first = blockIdx.x * tile + threadIdx.x; first < p.num_vectors; first += gridDim.x * tile) {
@@ -111,6 +120,7 @@ extern "C" __global__ void read_all(const __grid_constant__ ReadParams p) {
     }
 #pragma unroll
     for (int k = 0; k < DEPTH; ++k) all ^= held[k].x ^ held[k].y ^ held[k].z ^ held[k].w;
+    wait_for_previous();  // after the first loads, as decode attention does
   }
   if (all == 0x12345678u) *p.sink = all;  // keeps the loads; random data hardly ever gets here
 }

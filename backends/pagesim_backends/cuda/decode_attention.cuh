@@ -242,15 +242,18 @@ __device__ __forceinline__ void attend(const Params& p, const WorkItem& item, fl
   int chunk = item.begin / CHUNK + warp;
   const int end_chunk = (item.end + CHUNK - 1) / CHUNK;
 
-  // The first K is on its way before the queries are.
+  // The first K is on its way before the queries are, and before the launch that makes them has ended: all but
+  // the last chunk of a sequence, whose newest token that launch may still be storing.
   Keys keys;
   Place here, next;
   int next_entry = 0;
   if (chunk < end_chunk) {
     here = reader.place(chunk, reader.look_up(chunk));
     if (chunk + NUM_WARPS < end_chunk) next_entry = reader.look_up(chunk + NUM_WARPS);
+    if (chunk + 1 == end_chunk) wait_for_previous();
     reader.load_keys(keys, here, item.end - chunk * CHUNK);
   }
+  wait_for_previous();
 
   const int heads = p.item_heads;
   element* my_queries = reinterpret_cast<element*>(shared + warp * heads * ROW);
@@ -492,6 +495,7 @@ extern "C" __global__ void __launch_bounds__(NUM_WARPS* WARP, MIN_BLOCKS) decode
   extern __shared__ float4 dynamic[];
   float* shared = reinterpret_cast<float*>(dynamic);
   __shared__ int is_last;
+  let_next_start();
   const WorkItem item = p.items[blockIdx.x];
   if (item.begin < item.end) attend(p, item, shared, &is_last);
 }

@@ -49,7 +49,7 @@ MOVE_PARAMS: Final = np.dtype(
         (name, np.int64)
         for name in ("source_stride", "target_stride", "source_piece_stride", "target_piece_stride", "piece_bytes")
     ]
-    + [("num_blocks", np.int32), ("num_pieces", np.int32)],
+    + [("num_blocks", np.uint32), ("num_pieces", np.uint32), ("stretch", np.uint32)],
     align=True,
 )
 READ_PARAMS: Final = np.dtype([(name, np.uint64) for name in ("source", "sink")] + [("num_vectors", np.int64)])

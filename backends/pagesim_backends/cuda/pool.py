@@ -26,6 +26,7 @@ from pagesim.units import format_bytes
 from pagesim_backends.cache_shape import CacheShape
 from pagesim_backends.cuda import kernels
 from pagesim_backends.cuda.kernels import PoolView
+from pagesim_backends.cuda.launch import launch, pack
 from pagesim_backends.errors import UnavailableError
 from pagesim_backends.moves import Batch, runs
 
@@ -40,7 +41,7 @@ DMA_FROM: Final = 64 * 2**10
 """Bytes of an average host run from which the copy engines are used; shorter ones go by a small kernel."""
 LINK_BLOCKS: Final = 4
 """Thread blocks of that kernel: enough for the host link, few enough to leave attention the memory."""
-_COPY_TILE: Final = 256 * 8 * 16  # bytes that a thread block of move_blocks has in flight
+_COPY_DEPTH: Final = 8  # loads that a thread of move_blocks has in flight
 
 
 @dataclass(frozen=True)
@@ -227,18 +228,26 @@ class Pool:
         piece_bytes = finer.piece * ELEMENT_BYTES
         with stream:
             on_device = cupy.asarray(np.ascontiguousarray(blocks))
-            params = np.zeros((), kernels.MOVE_PARAMS)
-            params["source"] = source if isinstance(source, int) else source.data.ptr
-            params["target"] = target if isinstance(target, int) else target.data.ptr
-            params["blocks"] = on_device.data.ptr
-            params["source_stride"] = source_layout.block * ELEMENT_BYTES
-            params["target_stride"] = target_layout.block * ELEMENT_BYTES
-            params["source_piece_stride"] = self._piece_stride(source_layout, finer)
-            params["target_piece_stride"] = self._piece_stride(target_layout, finer)
-            params["piece_bytes"] = piece_bytes
-            params["num_blocks"], params["num_pieces"] = len(blocks), finer.num_pieces
-            tiles = len(blocks) * finer.num_pieces * -(-piece_bytes // _COPY_TILE)
-            self._move((min(tiles, grid or 2**30),), (256,), (params,))
+        stretch = 16
+        while stretch < 256 and stretch * 16 < piece_bytes:
+            stretch *= 2
+        params = pack(
+            kernels.MOVE_PARAMS,
+            source=source if isinstance(source, int) else source.data.ptr,
+            target=target if isinstance(target, int) else target.data.ptr,
+            blocks=on_device.data.ptr,
+            source_stride=source_layout.block * ELEMENT_BYTES,
+            target_stride=target_layout.block * ELEMENT_BYTES,
+            source_piece_stride=self._piece_stride(source_layout, finer),
+            target_piece_stride=self._piece_stride(target_layout, finer),
+            piece_bytes=piece_bytes,
+            num_blocks=len(blocks),
+            num_pieces=finer.num_pieces,
+            stretch=stretch,
+        )
+        stretches = len(blocks) * finer.num_pieces * -(-piece_bytes // (16 * stretch))
+        tiles = -(-stretches // (256 // stretch * _COPY_DEPTH))
+        launch(self._move, (min(tiles, grid or 2**30), 1), 256, params, stream)
 
     @staticmethod
     def _piece_stride(layout: Layout, finer: Layout) -> int:

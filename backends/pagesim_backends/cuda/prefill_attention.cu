@@ -69,7 +69,10 @@ __device__ __forceinline__ void fetch(const PrefillParams& p, const PrefillItem&
 extern "C" __global__ void __launch_bounds__(THREADS, 1) prefill_attention(const __grid_constant__ PrefillParams p) {
   extern __shared__ float4 dynamic[];
   element* stages = reinterpret_cast<element*>(dynamic);
+  let_next_start();
   const PrefillItem item = p.items[blockIdx.x];
+  wait_for_previous();  // every block, an empty one too: what follows counts on the end of all that came before
+  if (item.first_row >= item.num_rows) return;
   const int kv_head = blockIdx.y, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 
   // This warp's rows g and g + 8; a row past the chunk's end computes the last one again and is not stored.

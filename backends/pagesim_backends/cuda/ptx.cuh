@@ -80,6 +80,20 @@ __device__ __forceinline__ int count_arrival(int* arrivals) {
   return before;
 }
 
+// For early launches (launch.py): let the next launch of the stream start its thread blocks as soon as there is
+// room, and wait until the launch before this one has ended and what it wrote can be read. Both are nothing
+// where the launch is an ordinary one, and before Hopper.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Copy 16 bytes to shared memory in the background; commit_copies() closes a group of them.
 __device__ __forceinline__ void copy16(element* shared, const element* global) {
   const u32 address = (u32)__cvta_generic_to_shared(shared);

@@ -46,6 +46,9 @@ class Graph:
     def __init__(self, work: list[Callable[[], None]]) -> None:
         self._work = work
 
+    def upload(self, stream: Stream) -> None:
+        pass
+
     def launch(self, stream: Stream) -> None:
         for launch in self._work:
             stream.do(launch)
