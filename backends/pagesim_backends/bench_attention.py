@@ -159,7 +159,8 @@ def _row(figures: DecodeFigures, sdpa: float | None) -> str:
         return f"{time:8.1f} us {ceiling / time:4.0%}"
 
     row = f"{figures.model:11s} {figures.point:24s} {figures.mib:7.0f} MiB  ceiling {ceiling:7.1f} us"
-    row += f"  paged {share(figures.paged_us)}  contiguous {share(figures.contiguous_us)}"
+    row += f" (early {figures.early_ceiling_us:.1f})  paged {share(figures.paged_us)}"
+    row += f"  ordinary launch {share(figures.ordinary_us)}  contiguous {share(figures.contiguous_us)}"
     if sdpa is not None:
         row += f"  sdpa {share(sdpa)}"
     return (

@@ -232,17 +232,21 @@ class Cuda:
         scratch = self._scratch(sent.rows, layers)
         for first in range(0, self.shape.num_layers, layers):
             run = range(first, min(first + layers, self.shape.num_layers))
-            self._draw_tokens(sent, scratch, run)
+            self._draw_tokens(sent, scratch, run)  # the device is busy while the host looks for the graph
             if sent.num_prefill_items:
+                graph = self._graph(
+                    (sent.num_prefill_items, sent.rows, run), partial(self._prompts, sent, scratch, run)
+                )
                 with marks.during("prefill"):
-                    self._replay((sent.num_prefill_items, sent.rows, run), partial(self._prompts, sent, scratch, run))
+                    graph.launch(self.stream)
             if plan is not None:
                 stores = not sent.num_prefill_items
+                graph = self._graph(
+                    (plan.form, sent.num_items, sent.rows, run, stores),
+                    partial(self._decodes, plan.form, sent, scratch, run, stores),
+                )
                 with marks.during("attention"):
-                    self._replay(
-                        (plan.form, sent.num_items, sent.rows, run, stores),
-                        partial(self._decodes, plan.form, sent, scratch, run, stores),
-                    )
+                    graph.launch(self.stream)
             if self.keep_outputs:
                 self._keep(batch, scratch, run)
         context = int(batch.lengths.sum())
@@ -357,8 +361,8 @@ class Cuda:
         vectors = sent.rows * self.shape.num_kv_heads * self.shape.head_dim // 8
         launch(self._write, (-(-vectors // 256), 1), 256, params, self.stream, early=True)
 
-    def _replay(self, name: tuple[object, ...], enqueue: Callable[[], None]) -> None:
-        """Launch a graph of what ``enqueue`` enqueues, captured when a step of its sizes first occurs.
+    def _graph(self, name: tuple[object, ...], enqueue: Callable[[], None]) -> Any:
+        """Return a graph of what ``enqueue`` enqueues, captured when a step of its sizes first occurs.
 
         What a graph holds are addresses and sizes of launches, not the plan: any step of the same sizes,
         rounded up, replays it. The host's time to capture is no part of what is measured.
@@ -377,7 +381,7 @@ class Cuda:
             if len(self._graphs) == MAX_GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
             self._graphs[name] = graph
-        graph.launch(self.stream)
+        return graph
 
     def _keep(self, batch: Batch, scratch: Scratch, layers: range) -> None:
         """Keep the outputs of each token, as bits, under (its key, layer)."""

@@ -25,6 +25,7 @@ from pagesim_backends.cuda.attention import Decode, DecodeBuffers, Prefill
 from pagesim_backends.cuda.backend import Buffers
 from pagesim_backends.cuda.batch import PREFILL_ITEM
 from pagesim_backends.cuda.kernels import PREFILL_ROWS, Addressing, PoolView
+from pagesim_backends.cuda.launch import launch, pack
 from pagesim_backends.cuda.plan import DecodePlan
 from pagesim_backends.cuda.pool import ELEMENT_BYTES, Pool
 from pagesim_backends.moves import batches
@@ -78,8 +79,11 @@ class DecodeFigures:
         num_sequences: of the batch.
         mib: K and V that are read.
         block_size: of the paged run.
-        ceiling_us: of reading as many bytes.
-        paged_us, contiguous_us: with a block table, and the same kernel without.
+        ceiling_us: of reading as many bytes, by ordinary launches.
+        early_ceiling_us: the same by launches that start while the one before them ends.
+        paged_us: with a block table, by such early launches, as the backend does.
+        ordinary_us: the same by ordinary launches.
+        contiguous_us: the same kernel without a table, early.
         form: warps x thread blocks of a multiprocessor, chosen by the planner.
         items, max_splits: of the plan.
         plan_us: the host's time to plan.
@@ -91,7 +95,9 @@ class DecodeFigures:
     mib: float
     block_size: int
     ceiling_us: float
+    early_ceiling_us: float
     paged_us: float
+    ordinary_us: float
     contiguous_us: float
     form: str
     items: int
@@ -108,14 +114,23 @@ class Clock:
 
     def median(self, launches: Listing[Callable[[], None]]) -> float:
         """Return the microseconds of one launch; all are captured in one graph, in order."""
-        for launch in launches[:2]:  # loads the kernels
-            launch()
+        return self.replay(self.capture(launches), len(launches))
+
+    def capture(self, launches: Listing[Callable[[], None]]) -> Any:
+        """Return a graph of the launches, in order, and replay it once."""
+        for enqueue in launches[:2]:  # loads the kernels
+            enqueue()
         self.stream.synchronize()
         self.stream.begin_capture()
-        for launch in launches:
-            launch()
+        for enqueue in launches:
+            enqueue()
         graph = self.stream.end_capture()
         graph.launch(self.stream)
+        self.stream.synchronize()
+        return graph
+
+    def replay(self, graph: Any, num_launches: int) -> float:
+        """Return the microseconds of one of the launches of a graph, the median over replays."""
         found = []
         for _ in range(self.repeats):
             begin, end = cupy.cuda.Event(), cupy.cuda.Event()
@@ -123,8 +138,23 @@ class Clock:
             graph.launch(self.stream)
             end.record(self.stream)
             self.stream.synchronize()
-            found.append(cupy.cuda.get_elapsed_time(begin, end) * 1e3 / len(launches))
+            found.append(cupy.cuda.get_elapsed_time(begin, end) * 1e3 / num_launches)
         return float(np.median(found))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Decode attention of one batch, ready to be launched.
+
+    Attributes:
+        plan: what is launched.
+        plan_us: the host's time to make it, when a batch like it came before.
+        launches: over different sets of blocks.
+    """
+
+    plan: DecodePlan
+    plan_us: float
+    launches: list[Callable[[], None]]
 
 
 class Bench:
@@ -154,26 +184,35 @@ class Bench:
 
     def decode(self, point: Point, block_size: int = 16, seed: int = 0) -> DecodeFigures:
         """Measure one batch: the ceiling, the kernel over shuffled blocks, its twin over runs of slots."""
-        lengths = np.array(point.lengths, np.int64)
-        plan_us, plan, paged = self.attend(point, lengths, block_size, Addressing.PAGED, seed)
-        _, _, contiguous = self.attend(point, lengths, block_size, Addressing.CONTIGUOUS, seed)
+        times = {}
+        for addressing, early in ((Addressing.PAGED, True), (Addressing.PAGED, False), (Addressing.CONTIGUOUS, True)):
+            prepared = self.prepare(point, block_size, addressing, seed=seed, early=early)
+            times[addressing, early] = self.clock.median(prepared.launches)
+        plan = prepared.plan
         return DecodeFigures(
             point=point.name,
             model=self.model.name,
-            num_sequences=len(lengths),
+            num_sequences=len(point.lengths),
             mib=point.num_bytes / 2**20,
             block_size=block_size,
             ceiling_us=self.ceiling(point.num_bytes),
-            paged_us=paged,
-            contiguous_us=contiguous,
+            early_ceiling_us=self.ceiling(point.num_bytes, early=True),
+            paged_us=times[Addressing.PAGED, True],
+            ordinary_us=times[Addressing.PAGED, False],
+            contiguous_us=times[Addressing.CONTIGUOUS, True],
             form=f"{plan.form.num_warps}x{plan.form.blocks_per_sm}",
             items=len(plan.items),
             max_splits=plan.max_splits,
-            plan_us=plan_us,
+            plan_us=prepared.plan_us,
         )
 
-    def ceiling(self, num_bytes: int) -> float:
-        """Return the microseconds of reading so many bytes: the best of several launches."""
+    def ceiling(self, num_bytes: int, *, early: bool = False) -> float:
+        """Return the microseconds of reading so many bytes: the best of several launches.
+
+        Args:
+            num_bytes: to read.
+            early: whether a launch may start while the one before it ends, as decode attention may.
+        """
         kernel = kernels.load(kernels.cache_variant("read_all", self.model.bf16), self.device)
         sink = cupy.zeros(1, np.uint32)
         cupy.cuda.Device().synchronize()
@@ -185,21 +224,35 @@ class Bench:
             for grid in sorted({min(tiles, 132 * 2048 // threads), min(tiles, 132 * 1024 // threads), tiles}):
 
                 def read(index: int, grid: int = grid, threads: int = threads) -> None:
-                    params = np.zeros((), kernels.READ_PARAMS)
                     offset = index % sets * num_bytes // 256 * 256
-                    params["source"] = self.data.data.ptr + min(offset, (whole - num_bytes) // 256 * 256)
-                    params["sink"], params["num_vectors"] = sink.data.ptr, vectors
-                    with self.clock.stream:
-                        kernel((grid,), (threads,), (params,))
+                    source = self.data.data.ptr + min(offset, (whole - num_bytes) // 256 * 256)
+                    params = pack(kernels.READ_PARAMS, source=source, sink=sink.data.ptr, num_vectors=vectors)
+                    launch(kernel, (grid, 1), threads, params, self.clock.stream, early=early)
 
                 best = min(best, self.clock.median(_calls(read, self._num_launches(sets, num_bytes))))
         return best
 
-    def attend(
-        self, point: Point, lengths: npt.NDArray[np.int64], block_size: int, addressing: Addressing, seed: int
-    ) -> tuple[float, DecodePlan, float]:
-        """Return the host's microseconds to plan, the plan, and the microseconds of the kernel."""
-        model, view = self.model, self.view(block_size)
+    def prepare(
+        self,
+        point: Point,
+        block_size: int,
+        addressing: Addressing,
+        *,
+        seed: int = 0,
+        early: bool = True,
+        plan_by: Callable[[Decode, npt.NDArray[np.int64]], DecodePlan] | None = None,
+    ) -> Prepared:
+        """Make a batch ready to be launched; it stays so until the next one is.
+
+        Args:
+            point: the batch.
+            block_size: of its tables.
+            addressing: PAGED or CONTIGUOUS.
+            seed: of the shuffled tables.
+            early: whether a launch may start while the one before it ends.
+            plan_by: makes the plan from the first entries of the tables; the planner by default.
+        """
+        model, view, lengths = self.model, self.view(block_size), np.array(point.lengths, np.int64)
         if addressing is Addressing.PAGED and block_size < kernels.CHUNK:
             addressing = Addressing.PAGED_SMALL
         decode = Decode(
@@ -211,9 +264,10 @@ class Bench:
         free = np.random.default_rng(seed).permutation(total)[: used * sets].astype(np.int32)
         first = np.cumsum(blocks) - blocks
         tables = first * block_size if addressing is Addressing.CONTIGUOUS else first
-        decode.planner.plan(lengths, tables)  # the choice is made once for many steps
+        if plan_by is None:
+            decode.planner.plan(lengths, tables)  # the choice is made once for many steps
         started = time.perf_counter()
-        plan = decode.planner.plan(lengths, tables)
+        plan = decode.planner.plan(lengths, tables) if plan_by is None else plan_by(decode, tables)
         plan_us = (time.perf_counter() - started) * 1e6
         buffers = DecodeBuffers(self.memory, model.head_dim)
         buffers.reserve(max(plan.num_slots, 1), plan.item_heads)
@@ -226,17 +280,26 @@ class Bench:
         contiguous = addressing is Addressing.CONTIGUOUS
         jump = used * block_size * view.token_stride * ELEMENT_BYTES
 
-        def launch(index: int) -> None:
+        def attend(index: int) -> None:
             turn = index % sets
             place = view
             if contiguous:
                 place = replace(view, key=view.key + turn * jump, value=view.value + turn * jump)
             tables_at = entries if contiguous else entries + turn * used * 4
             decode.launch(
-                plan.form, items, len(plan.items), buffers, place, query, output, tables_at, self.clock.stream
+                plan.form,
+                items,
+                len(plan.items),
+                buffers,
+                place,
+                query,
+                output,
+                tables_at,
+                self.clock.stream,
+                early=early,
             )
 
-        return plan_us, plan, self.clock.median(_calls(launch, self._num_launches(sets, point.num_bytes)))
+        return Prepared(plan, plan_us, _calls(attend, self._num_launches(sets, point.num_bytes)))
 
     def prefill(self, num_tokens: int, stored: int, block_size: int = 16) -> float:
         """Return the Tflop/s of prefill attention for a chunk after ``stored`` tokens, counting causal pairs."""
@@ -268,15 +331,19 @@ class Bench:
     def _fill(self) -> None:
         """Draw K and V of as many tokens as there are slots: zeros would be read faster."""
         keys = cupy.asarray(tokens.token_keys([tokens.Run(1, 0, self.num_slots)]))
-        params = np.zeros((), kernels.TOKEN_PARAMS)
-        params["keys"], params["query"] = keys.data.ptr, 0
-        params["key"], params["value"] = self.data[0].data.ptr, self.data[1].data.ptr
-        params["num_tokens"], params["num_layers"] = self.num_slots, 1
-        params["num_kv_heads"], params["head_dim"] = self.model.num_kv_heads, self.model.head_dim
+        params = pack(
+            kernels.TOKEN_PARAMS,
+            keys=keys.data.ptr,
+            key=self.data[0].data.ptr,
+            value=self.data[1].data.ptr,
+            num_tokens=self.num_slots,
+            num_layers=1,
+            num_kv_heads=self.model.num_kv_heads,
+            head_dim=self.model.head_dim,
+        )
         draw = kernels.load(kernels.cache_variant("draw_tokens", self.model.bf16), self.device)
         cupy.cuda.Device().synchronize()
-        with self.clock.stream:
-            draw((self.num_slots, 1), (256,), (params,))
+        launch(draw, (self.num_slots, 1), 256, params, self.clock.stream)
         self.clock.stream.synchronize()
 
     @staticmethod
@@ -359,14 +426,15 @@ def decode_beside_swaps(bench: Bench, point: Point, shape: CacheShape, rounds: i
     """Measure decode while all blocks of a pool go to the host, and while they come back, ``rounds`` times."""
     pool = Pool(shape, contiguous=False, bf16=False, stream=cupy.cuda.Stream(non_blocking=True))
     blocks = range(min(shape.num_blocks, shape.num_host_blocks))
-    lengths = np.array(point.lengths, np.int64)
-    alone = bench.attend(point, lengths, 16, Addressing.PAGED, 0)[2]
+    prepared = bench.prepare(point, 16, Addressing.PAGED)
+    graph, count = bench.clock.capture(prepared.launches), len(prepared.launches)
+    alone = bench.clock.replay(graph, count)
     beside, lasted = [], True
     for ops in ([SwapOut(block, block) for block in blocks], [SwapIn(block, block) for block in blocks]):
         (batch,) = batches(BlockOps(ops))
         for _ in range(rounds):  # enqueued: they go on while decode is measured
             pool.perform(batch)
-        beside.append(bench.attend(point, lengths, 16, Addressing.PAGED, 0)[2])
+        beside.append(bench.clock.replay(graph, count))
         lasted = lasted and not pool.link.done
         pool.synchronize()
     return BesideFigures(alone, beside[0], beside[1], lasted)
@@ -374,23 +442,8 @@ def decode_beside_swaps(bench: Bench, point: Point, shape: CacheShape, rounds: i
 
 def launch_overhead(bench: Bench, point: Point, num_launches: int = 200) -> tuple[float, float]:
     """Return the host's microseconds of launching a layer of decode from Python, and of replaying it in a graph."""
-    lengths = np.array(point.lengths, np.int64)
-    model, view, stream = bench.model, bench.view(16), bench.clock.stream
-    decode = Decode(
-        model.num_query_heads, model.num_kv_heads, model.head_dim, bf16=model.bf16, addressing=Addressing.PAGED
-    )
-    blocks = -(-lengths // 16)
-    plan = decode.planner.plan(lengths, np.cumsum(blocks) - blocks)
-    buffers = DecodeBuffers(bench.memory, model.head_dim)
-    buffers.reserve(max(plan.num_slots, 1), plan.item_heads)
-    rows = len(lengths) * model.num_query_heads * model.head_dim * ELEMENT_BYTES
-    output = bench.memory.reserve("output", rows)
-    entries = bench.memory.send("block_tables", np.arange(blocks.sum(), dtype=np.int32), stream)
-    items = bench.memory.send("items", plan.items, stream)
-    cupy.cuda.Device().synchronize()
-
-    def attend(index: int) -> None:
-        decode.launch(plan.form, items, len(plan.items), buffers, view, bench._queries(rows), output, entries, stream)
+    stream = bench.clock.stream
+    call = bench.prepare(point, 16, Addressing.PAGED).launches[0]
 
     def host_us(work: Callable[[], None]) -> float:
         work()
@@ -402,7 +455,7 @@ def launch_overhead(bench: Bench, point: Point, num_launches: int = 200) -> tupl
         return spent * 1e6 / num_launches
 
     def one_by_one() -> None:
-        for call in _calls(attend, num_launches):
+        for _ in range(num_launches):
             call()
 
     direct = host_us(one_by_one)
