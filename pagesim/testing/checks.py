@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pagesim.allocators.base import Allocator
 from pagesim.allocators.prefixes import PrefixTable
@@ -20,6 +20,27 @@ Names = Mapping[Sequence, str]
 PIN = "pin of group"
 
 
+class Holding(NamedTuple):
+    """What a sequence holds."""
+
+    block_table: tuple[int, ...]
+    host_table: tuple[int, ...]
+    resident_table: tuple[int, ...]
+    num_asked: int | None
+    num_stored: int
+
+    @classmethod
+    def of(cls, sequence: Sequence) -> Holding:
+        """Copy it."""
+        return cls(
+            tuple(sequence.block_table),
+            tuple(sequence.host_table),
+            tuple(sequence.resident_table),
+            sequence.num_asked,
+            sequence.num_stored,
+        )
+
+
 @dataclass(frozen=True)
 class State:
     """Everything that a refused call must leave as it was."""
@@ -30,7 +51,7 @@ class State:
     num_free_host: int
     floor: int
     largest_free_run: int | None
-    tables: dict[Sequence, tuple[Any, ...]]
+    tables: dict[Sequence, Holding]
 
     @classmethod
     def of(cls, allocator: Allocator, sequences: Iterable[Sequence]) -> State:
@@ -45,13 +66,13 @@ class State:
             0 if host is None else host.num_blocks - host.num_held,
             pool.floor,
             None if largest is None else largest(),
-            {sequence: _holding(sequence) for sequence in sequences},
+            {sequence: Holding.of(sequence) for sequence in sequences},
         )
 
     def difference(self, after: State, names: Names) -> str | None:
         """Return in words the first thing that is different in ``after``; None if nothing is."""
         for sequence, holding in self.tables.items():
-            for what, one, other in zip(_HOLDING, holding, after.tables[sequence], strict=True):
+            for what, one, other in zip(Holding._fields, holding, after.tables[sequence], strict=True):
                 if one != other:
                     return f"{what} of {names[sequence]} was {_shown(one)} and is {_shown(other)}"
         for what, before, now in (("block", self.device, after.device), ("host block", self.host, after.host)):
@@ -67,19 +88,6 @@ class State:
             if one != other:
                 return f"{what} was {one} and is {other}"
         return None
-
-
-_HOLDING = ("block_table", "host_table", "resident_table", "num_asked", "num_stored")
-
-
-def _holding(sequence: Sequence) -> tuple[Any, ...]:
-    return (
-        tuple(sequence.block_table),
-        tuple(sequence.host_table),
-        tuple(sequence.resident_table),
-        sequence.num_asked,
-        sequence.num_stored,
-    )
 
 
 def _shown(value: Any) -> str:

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis.errors import Unsatisfiable
 from hypothesis.stateful import run_state_machine_as_test
 
 from pagesim import plugins
+from pagesim.errors import PluginError
 from pagesim.schedulers.base import Scheduler
 from pagesim.testing.bench import Bench
 from pagesim.testing.failure import ContractError, RuleError
 from pagesim.testing.machine import ContractMachine
 from pagesim.testing.policies import Factory, Policy
 from pagesim.testing.server import serve
+from pagesim.testing.shortest import shortest
 from pagesim.testing.workloads import preemptions, servers
 
 STEPS = 30
@@ -62,10 +65,18 @@ def check_calls(policy: Policy, chosen: settings, number: int | None = None) -> 
     Raises ContractError with the shortest program that breaks a rule, and where no request was ever admitted.
     """
     tally: Counter[str] = Counter()
-    machine = type("Machine", (ContractMachine,), {"policy": policy, "tally": tally})
+    machine: type[ContractMachine] = type("Machine", (ContractMachine,), {"policy": policy, "tally": tally})
     if number is not None:
         machine = seed(number)(machine)
-    run_state_machine_as_test(machine, settings=settings(chosen, stateful_step_count=STEPS))
+    phases = [phase for phase in chosen.phases if phase is not Phase.shrink]  # ``shortest`` does it
+    try:
+        run_state_machine_as_test(machine, settings=settings(chosen, stateful_step_count=STEPS, phases=phases))
+    except Unsatisfiable:
+        raise PluginError(f"{policy.name} refuses each of {tally['pools refused']} small pools") from None
+    except ContractError as error:
+        if machine.broken is None:
+            raise
+        raise shortest(machine.broken, error) from error.__cause__
     if tally["allocate"] == tally["allocate refused"]:
         raise _never_admits(policy, tally["programs"])
     return tally

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 from pagesim.sequence import Request, Sequence
+from pagesim.testing.asked import Left
 
 
 class Place(enum.Enum):
@@ -27,6 +29,7 @@ class Job:
         tokens: of each sequence, all that are known: the prompt and what was generated.
         granted: of each sequence, how many tokens it has room for that it has not stored yet.
         is_granted: whether all of its sequences have got their room in the step that is being planned.
+        left: what it had when it was swapped out.
     """
 
     def __init__(self, name: str, request: Request) -> None:
@@ -34,6 +37,7 @@ class Job:
         self.request = request
         self.place = Place.WAITING
         self.is_granted = False
+        self.left: Left | None = None
         prompt = [
             f"g{request.prefix_group}@{position}"
             if request.prefix_group is not None and position < request.prefix_tokens
@@ -65,19 +69,51 @@ class Job:
         """Whether the prompt that its sequences fork from is stored."""
         return self.request.sequences[0].num_stored >= self.request.prompt_tokens
 
-    def generate(self, sequence: Sequence) -> None:
-        """Give a sequence its next token, which is not stored yet."""
-        known = self.tokens[sequence]
-        known.append(f"{self.name_of(sequence)}@{len(known)}")
-        sequence.num_generated += 1
+    @property
+    def is_decoding(self) -> bool:
+        """Whether all of its live sequences have one token to store."""
+        return self.request.forked and all(
+            sequence.num_generated and self.need(sequence) == 1 and sequence.block_table for sequence in self.live
+        )
 
-    def forget_grants(self) -> None:
-        """Forget what was granted: the memory has been taken away."""
+    def need(self, sequence: Sequence) -> int:
+        """Return how many tokens a sequence has to store before it generates the next."""
+        known = len(self.tokens[sequence]) if self.request.forked else self.request.prompt_tokens
+        return known - sequence.num_stored
+
+    def grant(self, sequences: Iterable[Sequence] | None = None) -> None:
+        """Note that there is room for what its sequences store next; by default for all of them."""
+        for sequence in self.live if sequences is None else sequences:
+            self.granted[sequence] = self.need(sequence)
+        self.is_granted = True
+
+    def lose(self, place: Place) -> None:
+        """Note that its memory has been taken away."""
         self.granted = dict.fromkeys(self.request.sequences, 0)
         self.is_granted = False
+        self.place = place
 
-    def fork_names(self, parent: Sequence, child: Sequence) -> None:
-        """Let ``child`` have what ``parent`` has stored, and a last token of its own."""
+    def end(self, sequence: Sequence) -> None:
+        """Let a sequence end with the tokens that it has."""
+        sequence.num_output = sequence.num_generated
+        self.granted[sequence] = 0
+
+    def store(self, sequence: Sequence, num_tokens: int) -> None:
+        """Count the tokens of a step; a stored prompt gives every sequence its first token."""
+        sequence.num_stored += num_tokens
+        self.granted[sequence] -= num_tokens
+        if self.need(sequence):
+            return
+        for each in [sequence] if self.request.forked else self.request.sequences:
+            if self.request.forked or not each.num_generated:
+                known = self.tokens[each]
+                known.append(f"{self.name_of(each)}@{len(known)}")
+                each.num_generated += 1
+
+    def replace(self, dead: Sequence, child: Sequence, parent: Sequence) -> None:
+        """Put ``child`` in the place of ``dead``: it has what ``parent`` has stored, and a last token of its own."""
         stored = parent.num_stored
         self.tokens[child] = [*self.tokens[parent][:stored], f"{self.name_of(child)}@{stored}"]
         self.granted[child] = 0
+        del self.tokens[dead], self.granted[dead]
+        self.request.sequences[dead.index] = child

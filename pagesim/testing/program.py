@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from pagesim.testing.job import Job
 from pagesim.testing.policies import Policy
 
 _WIDTH = 110
+_REQUEST = {"sequences": 1, "estimate": None, "group": None}
 
 
 def call(name: str, *positional: str, **keywords: Any) -> str:
@@ -23,6 +26,41 @@ def call(name: str, *positional: str, **keywords: Any) -> str:
 def given(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that differ from their defaults."""
     return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
+
+
+class Call(NamedTuple):
+    """One call on a bench.
+
+    Attributes:
+        verb: the method.
+        arguments: requests and numbers, by position.
+        keywords: the others.
+        made: the request that it made.
+        note: what came of it, if that was not the usual.
+    """
+
+    verb: str
+    arguments: tuple[Job | int, ...] = ()
+    keywords: Mapping[str, int | None] = MappingProxyType({})
+    made: Job | None = None
+    note: str = ""
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The requests that it is about."""
+        return [each for each in self.arguments if isinstance(each, Job)]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers that it gives by position."""
+        return [each for each in self.arguments if isinstance(each, int)]
+
+    def __str__(self) -> str:
+        """Return its line in a program; arguments that are as by default are left out."""
+        shown = [str(each) for each in self.arguments if (self.verb, each) != ("decode", 1)]
+        target = "" if self.made is None else f"{self.made} = "
+        line = call(f"{target}bench.{self.verb}", *shown, **given(self.keywords, _REQUEST))
+        return f"{line}  # {self.note}" if self.note else line
 
 
 class Expression(str):

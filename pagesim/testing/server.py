@@ -11,27 +11,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Sequence as Listing
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pagesim import plugins
 from pagesim.account import Account
 from pagesim.allocators.base import Allocator
-from pagesim.backend import Step, StepResult
 from pagesim.beams import SeededBeams
 from pagesim.blocks import BlockPool
 from pagesim.engine import Engine
 from pagesim.errors import InvariantError
 from pagesim.journal import Journal
-from pagesim.record import STATUSES, Record
+from pagesim.record import Record
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Limits, Scheduler
-from pagesim.sequence import Request, Sequence
-from pagesim.testing import checks
-from pagesim.testing.contents import Contents
+from pagesim.sequence import Request
+from pagesim.testing import records
+from pagesim.testing.checking import CheckingBackend
 from pagesim.testing.failure import ContractError, RuleError, raised
-from pagesim.testing.picture import draw
 from pagesim.testing.policies import Factory, Policy, source_of
 from pagesim.testing.program import Expression, as_test, call, given
 
@@ -104,7 +101,7 @@ def serve(
     try:
         fast, tally = run.run(fast_forward=True)
         slow, _ = _Run(made, written, arrivals).run(fast_forward=False)
-        _same(fast, slow)
+        records.same(fast, slow)
     except ContractError:
         raise
     except Exception as error:
@@ -155,8 +152,8 @@ class _Run:
         )
         self.engine.run()
         record = self.recorder.record(block_bytes=1)
-        _causality(record)
-        _one_bucket(record, self.requests)
+        records.causality(record)
+        records.one_bucket(record, self.requests)
         self._empty()
         names = ("finished", "refused", "preemptions_recompute", "preemptions_swap", "copied_blocks", "matched_tokens")
         return record, Counter({name: getattr(self.journal, name) for name in names} | {"runs": 1})
@@ -191,101 +188,6 @@ class _Run:
             raise RuleError("INV-11", "nothing left in the account", f"{left}")
 
 
-class CheckingBackend:
-    """Moves named tokens; looks up the rules of memory in each step.
-
-    Args:
-        allocator: whose pool it is.
-        account: that is kept of it.
-        requests: all that there are.
-    """
-
-    def __init__(self, allocator: Allocator, account: Account, requests: Listing[Request]) -> None:
-        self.allocator = allocator
-        self.account = account
-        self.requests = requests
-        self.contents = Contents(allocator.pool)
-
-    def execute(self, step: Step) -> StepResult:
-        """Perform a step. Its duration depends on everything that a cost model may look at."""
-        pool, contents = self.allocator.pool, self.contents
-        names = self.names()
-        self._check_counts(step, names)
-        checks.conservation(list(names), names, self.allocator)
-        self._check_account()
-        contents.perform(step.ops)
-        for sequence, name in names.items():
-            self._read(sequence, name, sequence.num_stored)
-        work = [(chunk.sequence, chunk.num_tokens) for chunk in step.prefills]
-        work += [(sequence, 1) for sequence in step.decodes]
-        held = checks.owners(names, names, self.allocator)
-        for sequence, num_tokens in work:
-            stored = sequence.num_stored
-            checks.coverage(sequence, stored + num_tokens, pool.block_size, names)
-            checks.exclusive(sequence, stored, num_tokens, pool.block_size, held)
-            for position in range(stored, stored + num_tokens):
-                contents.device[contents.slot(sequence.block_table, position)] = token_of(sequence, position)
-        for sequence, num_tokens in work:
-            self._read(sequence, names[sequence], sequence.num_stored + num_tokens)
-        contents.poison()
-        ticks = 1 + step.num_tokens + step.context_tokens % 5 + step.table_entries % 3 + len(step.ops)
-        return StepResult(ticks, overhead=ticks)
-
-    def names(self) -> dict[Sequence, str]:
-        """Return what each sequence is called: 3 or 3.1."""
-        return {
-            sequence: str(request.id) if len(request.sequences) == 1 else f"{request.id}.{sequence.index}"
-            for request in self.requests
-            for sequence in request.sequences
-        }
-
-    def picture(self) -> str:
-        """Return the pool as text."""
-        names = self.names()
-        return draw(self.contents, checks.owners(names, names, self.allocator), checks.host_owners(names, names))
-
-    def _read(self, sequence: Sequence, name: str, num_tokens: int) -> None:
-        contents, size = self.contents, self.allocator.pool.block_size
-        table = sequence.block_table or [*sequence.resident_table, *sequence.host_table]
-        if not table:
-            return
-        on_device = len(sequence.block_table or sequence.resident_table) * size
-        for position in range(num_tokens):
-            memory = contents.device if position < on_device else contents.host
-            slot, wanted = contents.slot(table, position), token_of(sequence, position)
-            if memory.get(slot) != wanted:
-                rule = "INV-9" if sequence.block_table else "INV-12"
-                found = memory.get(slot, "nothing")
-                raise RuleError(rule, f"{name} reads {wanted} as its token {position}", f"{found} in slot {slot}")
-
-    def _check_counts(self, step: Step, names: dict[Sequence, str]) -> None:
-        """The counts by which a cost model prices a step are those of its sequences."""
-        entries = sum(len(s.block_table) for s in [*step.decodes, *(chunk.sequence for chunk in step.prefills)])
-        wanted = (len(step.decodes), sum(sequence.num_stored + 1 for sequence in step.decodes), entries)
-        found = (step.num_decodes, step.context_tokens, step.table_entries)
-        if wanted != found:
-            raise RuleError("answer", f"a step with (num_decodes, context_tokens, table_entries) {wanted}", f"{found}")
-
-    def _check_account(self) -> None:
-        account, pool = self.account, self.allocator.pool
-        parts = {name: getattr(account, name) for name in ("useful", "cached", "internal", "external", "free")}
-        if account.live > account.useful or min(parts.values()) < 0 or sum(parts.values()) != account.num_slots:
-            found = f"{parts | {'live': account.live}} of {pool.num_blocks * pool.block_size}"
-            raise RuleError("account", "parts that are not negative and sum to the pool, live within useful", found)
-
-
-def token_of(sequence: Sequence, position: int) -> str:
-    """Return the name of a token by its history: prefix, prompt, or the branch that it was generated on."""
-    request, branch = sequence.request, sequence.branch
-    if request.prefix_group is not None and position < request.prefix_tokens:
-        return f"g{request.prefix_group}@{position}"
-    if position < request.prompt_tokens:
-        return f"{request.id}@{position}"
-    while branch is not None and branch.parent is not None and position < branch.position:
-        branch = branch.parent
-    return f"{request.id}.{sequence.index if branch is None else branch.way}@{position}"
-
-
 class _Source:
     """Requests that are known beforehand."""
 
@@ -299,40 +201,6 @@ class _Source:
     def after(self, request: Request, now: int) -> Request | None:
         """Nothing follows."""
         return None
-
-
-def _causality(record: Record) -> None:
-    """INV-5, for every request that has finished."""
-    names = ("arrival", "admitted_at", "first_token_at", "last_token_at")
-    finished = record.column("status") == STATUSES.index("finished")
-    for one, other in pairwise(names):
-        late = (record.column(one) > record.column(other)) & finished
-        if late.any():
-            raise RuleError("INV-5", f"{one} <= {other}", f"request {int(late.argmax())} has them the other way round")
-
-
-def _one_bucket(record: Record, requests: Listing[Request]) -> None:
-    """INV-7: one row a request, and the buckets agree with the requests."""
-    rows = record.column("request").tolist()
-    if rows != [request.id for request in requests]:
-        raise RuleError("INV-7", f"a row for each of {len(requests)} requests, in their order", f"rows {rows}")
-    for request, status in zip(requests, record.column("status"), strict=True):
-        if STATUSES[status] == "unfinished" or STATUSES[status] != request.status.value:
-            raise RuleError("INV-7", f"{request} finished or refused", STATUSES[status])
-
-
-def _same(fast: Record, slow: Record) -> None:
-    """INV-10: everything that two runs leave behind."""
-    for name in ("refusals", "end", "peak_running", "edges", "bin_width"):
-        one, other = getattr(fast, name), getattr(slow, name)
-        if one != other:
-            raise RuleError("INV-10", f"{name} as without fast-forwarding: {other}", f"{one}")
-    if fast.requests.tolist() != slow.requests.tolist():
-        raise RuleError(
-            "INV-10", f"rows as without fast-forwarding: {slow.requests.tolist()}", f"{fast.requests.tolist()}"
-        )
-    if (fast.gaps.counts, fast.gaps.maximum) != (slow.gaps.counts, slow.gaps.maximum):
-        raise RuleError("INV-10", f"gaps as without fast-forwarding: {slow.gaps.counts}", f"{fast.gaps.counts}")
 
 
 def _class(kind: str, named: str | type[Any]) -> Any:

@@ -25,11 +25,11 @@ def ran(program: str) -> dict[str, Any]:
 @pytest.mark.parametrize("policy", BROKEN, ids=lambda policy: policy.__name__)
 def test_a_planted_mistake_is_found_and_its_program_shows_it_again(policy: type[Any]) -> None:
     with pytest.raises(ContractError) as caught:
-        check_calls(Policy(policy), quiet(150), 0)
+        check_calls(Policy(policy), quiet(400), 0)
     error = caught.value
-    assert error.rule == BROKEN[policy], str(error)
+    assert error.rule in BROKEN[policy], str(error)
     program = error.program
-    assert len(program.splitlines()) <= 18, program
+    assert len(program.splitlines()) <= 16, program
     assert f"# {error.rule}" in program or policy.__name__ == "AdmitsNobody"
     if policy.__name__ == "AdmitsNobody":
         ran(program)  # a refusal is no mistake; never to admit anybody is

@@ -15,15 +15,15 @@ from pagesim.allocators.swapping import Swapping
 from pagesim.blocks import BlockOps, BlockPool, Copy, SwapIn, SwapOut
 from pagesim.sequence import Sequence
 
-BROKEN: dict[type[Any], str] = {}
-"""Policy -> the rule that it breaks."""
+BROKEN: dict[type[Any], tuple[str, ...]] = {}
+"""Policy -> the rules that it breaks."""
 
 
-def breaks(rule: str) -> Callable[[type[Any]], type[Any]]:
-    """Enter a policy with the rule that it breaks."""
+def breaks(*rules: str) -> Callable[[type[Any]], type[Any]]:
+    """Enter a policy with the rules that it breaks, of which any may be reported."""
 
     def enter(policy: type[Any]) -> type[Any]:
-        BROKEN[policy] = rule
+        BROKEN[policy] = rules
         return policy
 
     return enter
@@ -226,7 +226,7 @@ class MovesWithoutCopying(Contiguous):
         return None if ops is None else BlockOps()
 
 
-@breaks("INV-9")
+@breaks("INV-9", "INV-12")
 class ComesBackInAnotherOrder(Swapping):
     """Brings the last block back first."""
 
@@ -353,7 +353,7 @@ class RaisesAtTheEnd(Paged):
         super().free(sequence)
 
 
-@breaks("INV-4")
+@breaks("answer")
 class LiftsTheWatermark(Paged):
     """Helps itself to what an admission must leave free."""
 
