@@ -175,6 +175,23 @@ class Planner:
         return timing.launch + time
 
 
+def cut_tail(chunks: Ints, splits: Ints, share: float, factor: int) -> Ints:
+    """Return splits in which the shortest items are cut finer, so that those that run last end together.
+
+    Args:
+        chunks: of each sequence.
+        splits: of each sequence.
+        share: of all chunks, how many lie in the sequences that are cut; at least one sequence is.
+        factor: how much finer.
+    """
+    order = np.argsort(chunks / splits, kind="stable")
+    num_cut = int(np.searchsorted(np.cumsum(chunks[order]), share * chunks.sum(), side="right"))
+    cut = order[: max(num_cut, 1)]
+    finer = splits.copy()
+    finer[cut] = np.minimum(np.minimum(splits[cut] * factor, chunks[cut]), MAX_SPLITS)
+    return finer
+
+
 def _first(choice: tuple[float, Form, int]) -> float:
     return choice[0]
 

@@ -8,13 +8,15 @@ Two layouts, both with the head and its elements last:
                                                            layer's reads over the whole pool
 
 One spare block past the end takes the writes of padded tokens. Swaps gather blocks into a staging buffer
-by a kernel (or scatter them from it), so that what crosses the host link is contiguous and a swap-out's
-transfer runs beside the step that follows, on its own stream, while its blocks are written anew.
+by a kernel (or scatter them from it), so that a swap-out's transfer runs beside the step that follows, on its
+own stream, while its blocks are written anew. The buffer has two halves: one crosses the host link while the
+other is filled or emptied.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import cupy
@@ -27,6 +29,7 @@ from pagesim_backends.cache_shape import CacheShape
 from pagesim_backends.cuda import kernels
 from pagesim_backends.cuda.kernels import PoolView
 from pagesim_backends.cuda.launch import launch, pack
+from pagesim_backends.cuda.transfer import copy_pieces
 from pagesim_backends.errors import UnavailableError
 from pagesim_backends.moves import Batch, runs
 
@@ -37,10 +40,12 @@ ELEMENT_BYTES: Final = 2
 STAGING_BYTES: Final = 256 * 2**20
 BLOCK_MAJOR_FROM: Final = 8 * 2**10
 """Bytes of one layer's K of a block from which the block-major layout is taken."""
-DMA_FROM: Final = 64 * 2**10
+DMA_FROM: Final = 32 * 2**10
 """Bytes of an average host run from which the copy engines are used; shorter ones go by a small kernel."""
-LINK_BLOCKS: Final = 4
-"""Thread blocks of that kernel: enough for the host link, few enough to leave attention the memory."""
+LINK_BLOCKS_OUT: Final = 4
+LINK_BLOCKS_IN: Final = 8
+"""Thread blocks of that kernel: enough for the host link (48 GB/s on an H200), few enough to leave attention the
+memory: 16 of them, all storing to the host, made it four times slower."""
 _COPY_DEPTH: Final = 8  # loads that a thread of move_blocks has in flight
 
 
@@ -79,6 +84,21 @@ class Layout:
         return cls(part, token, shape.head_dim, plane, value, part, plane, 2 * shape.num_layers)
 
 
+@dataclass(frozen=True)
+class Half:
+    """Half of the staging buffer.
+
+    Attributes:
+        first: its first block.
+        free: recorded when what it held has been taken.
+        full: recorded when it has been filled.
+    """
+
+    first: int
+    free: Any = field(default_factory=lambda: cupy.cuda.Event(disable_timing=True))
+    full: Any = field(default_factory=lambda: cupy.cuda.Event(disable_timing=True))
+
+
 class Pool:
     """Device and host memory of one row of an experiment, allocated once.
 
@@ -105,10 +125,9 @@ class Pool:
         self._staging: Array = None
         self._host: Any = None
         if shape.num_host_blocks:
-            self._staging = _allocate_device(max(self.block_bytes, STAGING_BYTES), shape.num_slots)
+            self._staging = _allocate_device(2 * self._room() * self.block_bytes, shape.num_slots)
             self._host = _pin(shape.num_host_blocks * self.block_bytes)
-        self._staging_free = cupy.cuda.Event(disable_timing=True)
-        self._staging_full = cupy.cuda.Event(disable_timing=True)
+        self._halves = (Half(0), Half(self._room()))
         self._move = kernels.load(kernels.cache_variant("move_blocks", bf16), cupy.cuda.Device().id)
 
     def view(self, layer: int) -> PoolView:
@@ -142,69 +161,75 @@ class Pool:
             self._launch(self._data, self._data, blocks, layout, layout, self.stream)
             return
         # As memmove: in pieces through a buffer, from the end that is not overwritten first.
-        room = max(STAGING_BYTES // self.block_bytes, 1)
+        room = self._room()
         buffer = self._staging
         if buffer is None:
             buffer = _allocate_device(min(len(blocks), room) * self.block_bytes, self.shape.num_slots)
-        packed = Layout.of(self.shape, room, block_major=True)
+        packed = self._packed()
         upwards = blocks[0, 1] > blocks[0, 0]
         ordered = blocks[::-1] if upwards else blocks
-        self.stream.wait_event(self._staging_free)
+        half = self._halves[0]
+        self.stream.wait_event(half.free)
         for first in range(0, len(ordered), room):
             part = ordered[first : first + room]
             places = np.arange(len(part), dtype=np.int32)
             self._gather(np.stack((part[:, 0], places), axis=1), buffer, packed, self.stream)
             self._scatter(np.stack((places, part[:, 1]), axis=1), buffer, packed, self.stream)
+        half.free.record(self.stream)
 
     def _swap_out(self, blocks: npt.NDArray[np.int32]) -> None:
-        ordered = blocks[np.argsort(blocks[:, 1], kind="stable")]
-        packed, room = self._packed()
-        for first in range(0, len(ordered), room):
-            part = ordered[first : first + room]
-            places = np.arange(len(part), dtype=np.int32)
-            self.stream.wait_event(self._staging_free)
-            self._gather(np.stack((part[:, 0], places), axis=1), self._staging, packed, self.stream)
-            self._staging_full.record(self.stream)
-            self.link.wait_event(self._staging_full)
-            self._cross(part[:, 1], packed, to_host=True)
-            self._staging_free.record(self.link)
+        for half, part in self._parts(blocks[np.argsort(blocks[:, 1], kind="stable")]):
+            places = np.arange(half.first, half.first + len(part), dtype=np.int32)
+            self.stream.wait_event(half.free)
+            self._gather(np.stack((part[:, 0], places), axis=1), self._staging, self._packed(), self.stream)
+            half.full.record(self.stream)
+            self.link.wait_event(half.full)
+            self._cross(places, part[:, 1], to_host=True)
+            half.free.record(self.link)
 
     def _swap_in(self, blocks: npt.NDArray[np.int32]) -> None:
-        ordered = blocks[np.argsort(blocks[:, 0], kind="stable")]
-        packed, room = self._packed()
-        for first in range(0, len(ordered), room):
-            part = ordered[first : first + room]
-            places = np.arange(len(part), dtype=np.int32)
-            self.link.wait_event(self._staging_free)
-            self._cross(part[:, 0], packed, to_host=False)
-            self._staging_full.record(self.link)
-            self.stream.wait_event(self._staging_full)
-            self._scatter(np.stack((places, part[:, 1]), axis=1), self._staging, packed, self.stream)
-            self._staging_free.record(self.stream)
+        for half, part in self._parts(blocks[np.argsort(blocks[:, 0], kind="stable")]):
+            places = np.arange(half.first, half.first + len(part), dtype=np.int32)
+            self.link.wait_event(half.free)
+            self._cross(places, part[:, 0], to_host=False)
+            half.full.record(self.link)
+            self.stream.wait_event(half.full)
+            self._scatter(np.stack((places, part[:, 1]), axis=1), self._staging, self._packed(), self.stream)
+            half.free.record(self.stream)
 
-    def _packed(self) -> tuple[Layout, int]:
+    def _parts(self, blocks: npt.NDArray[np.int32]) -> Iterator[tuple[Half, npt.NDArray[np.int32]]]:
+        """Yield as many blocks as half of the staging buffer holds, and the half, in turns."""
         if self._host is None:
             raise BackendError("a swap in a run without a host pool; set memory.host_kv_cache")
-        room = max(STAGING_BYTES // self.block_bytes, 1)
-        return Layout.of(self.shape, room, block_major=True), room
+        room = self._room()
+        for first in range(0, len(blocks), room):
+            yield self._halves[0], blocks[first : first + room]
+            self._halves = self._halves[::-1]
 
-    def _cross(self, host_blocks: npt.NDArray[np.int32], packed: Layout, *, to_host: bool) -> None:
+    def _room(self) -> int:
+        """Return the blocks of half of the staging buffer."""
+        return max(STAGING_BYTES // 2 // self.block_bytes, 1)
+
+    def _packed(self) -> Layout:
+        """Return the layout of the staging buffer and of the host pool: every block is one piece."""
+        return Layout.of(self.shape, 1, block_major=True)
+
+    def _cross(self, places: npt.NDArray[np.int32], host_blocks: npt.NDArray[np.int32], *, to_host: bool) -> None:
         """Move staged blocks, in order, to or from ascending host blocks, on the link's stream."""
         size = self.block_bytes
-        found = runs(host_blocks.tolist())
         host, staging = self._host.ptr, self._staging.data.ptr
+        found = np.array(runs(host_blocks.tolist()), np.uint64).reshape(-1, 2)
         if len(host_blocks) * size // len(found) >= DMA_FROM:
-            runtime = cupy.cuda.runtime
-            for first, count in found:
-                here, there = staging + first * size, host + int(host_blocks[first]) * size
-                source, target = (here, there) if to_host else (there, here)
-                kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
-                runtime.memcpyAsync(target, source, count * size, kind, self.link.ptr)
+            first, count = found[:, 0], found[:, 1] * np.uint64(size)
+            here = np.uint64(staging) + places[first].astype(np.uint64) * np.uint64(size)
+            there = np.uint64(host) + host_blocks[first].astype(np.uint64) * np.uint64(size)
+            targets, sources = (there, here) if to_host else (here, there)
+            copy_pieces(targets, sources, count, self.link, to_host=to_host)
             return
-        places = np.arange(len(host_blocks), dtype=np.int32)
         order = (places, host_blocks) if to_host else (host_blocks, places)
         source, target = (staging, host) if to_host else (host, staging)
-        self._launch(source, target, np.stack(order, axis=1), packed, packed, self.link, grid=LINK_BLOCKS)
+        packed, grid = self._packed(), LINK_BLOCKS_OUT if to_host else LINK_BLOCKS_IN
+        self._launch(source, target, np.stack(order, axis=1), packed, packed, self.link, grid=grid)
 
     def _gather(self, blocks: npt.NDArray[np.int32], buffer: Array, packed: Layout, stream: Stream) -> None:
         self._launch(self._data, buffer, blocks, self.layout, packed, stream)
