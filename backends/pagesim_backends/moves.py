@@ -7,7 +7,6 @@ it is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -68,20 +67,6 @@ def batches(ops: BlockOps) -> list[Batch]:
         read |= sources
         written |= targets
     close()
-    return found
-
-
-def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Return adjacent ascending numbers as (index of the first, how many), in order."""
-    found: list[tuple[int, int]] = []
-    expected = None
-    for index, number in enumerate(numbers):
-        if number == expected:
-            first, count = found[-1]
-            found[-1] = (first, count + 1)
-        else:
-            found.append((index, 1))
-        expected = number + 1
     return found
 
 

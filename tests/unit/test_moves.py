@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagesim.blocks import BlockOps, Copy, Op, SwapIn, SwapOut
-from pagesim_backends.moves import Batch, batches, runs
+from pagesim_backends.moves import Batch, batches
 
 NUM_BLOCKS = 10
 
@@ -47,11 +47,6 @@ def test_a_copy_onto_itself_is_marked_or_dropped() -> None:
     assert batch.overlaps
     assert batches(BlockOps([Copy(2, 2, 4)])) == []
     assert batches(BlockOps()) == []
-
-
-def test_adjacent_numbers_are_runs() -> None:
-    assert runs([4, 5, 6, 9, 2, 3]) == [(0, 3), (3, 1), (4, 2)]
-    assert runs([]) == []
 
 
 op = st.one_of(

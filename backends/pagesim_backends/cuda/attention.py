@@ -74,7 +74,6 @@ class Decode:
         )
         self.scale = math.log2(math.e) / math.sqrt(head_dim)
         self._kernels: dict[Form, Any] = {}
-        self.mode = 0
 
     def kernel(self, form: Form) -> Any:
         """Return the compiled kernel for a form, ready to launch."""
@@ -135,7 +134,6 @@ class Decode:
             group=self.heads.group,
             item_heads=self.heads.per_item,
             log2_block_size=pool.block_size.bit_length() - 1,
-            unused=self.mode,
         )
         threads, shared = 32 * form.num_warps, self.shared_bytes(form)
         launch(self.kernel(form), (num_items, 1), threads, params, stream, shared_bytes=shared, early=early)

@@ -7,10 +7,10 @@ Two layouts, both with the head and its elements last:
                                                            for blocks so small that block-major would scatter each
                                                            layer's reads over the whole pool
 
-One spare block past the end takes the writes of padded tokens. Swaps gather blocks into a staging buffer
-by a kernel (or scatter them from it), so that a swap-out's transfer runs beside the step that follows, on its
-own stream, while its blocks are written anew. The buffer has two halves: one crosses the host link while the
-other is filled or emptied.
+One spare block past the end takes the writes of padded tokens. A swap-out gathers blocks into a staging buffer
+by a kernel, so that its transfer runs beside the step that follows, on its own stream, while its blocks are
+written anew. The buffer has two halves: one crosses the host link while the other is filled. A swap-in goes
+straight into the blocks where a block is one piece, else through the same buffer.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from pagesim_backends.cuda.kernels import PoolView
 from pagesim_backends.cuda.launch import launch, pack
 from pagesim_backends.cuda.transfer import copy_pieces
 from pagesim_backends.errors import UnavailableError
-from pagesim_backends.moves import Batch, runs
+from pagesim_backends.moves import Batch
 
 Array = Any  # cupy.ndarray
 Stream = Any  # cupy.cuda.Stream
+Blocks = npt.NDArray[np.int32]
 
 ELEMENT_BYTES: Final = 2
 STAGING_BYTES: Final = 256 * 2**20
@@ -98,6 +99,10 @@ class Half:
     free: Any = field(default_factory=lambda: cupy.cuda.Event(disable_timing=True))
     full: Any = field(default_factory=lambda: cupy.cuda.Event(disable_timing=True))
 
+    def places(self, count: int) -> Blocks:
+        """Return its first ``count`` blocks."""
+        return np.arange(self.first, self.first + count, dtype=np.int32)
+
 
 class Pool:
     """Device and host memory of one row of an experiment, allocated once.
@@ -128,6 +133,7 @@ class Pool:
             self._staging = _allocate_device(2 * self._room() * self.block_bytes, shape.num_slots)
             self._host = _pin(shape.num_host_blocks * self.block_bytes)
         self._halves = (Half(0), Half(self._room()))
+        self._reached = cupy.cuda.Event(disable_timing=True)
         self._move = kernels.load(kernels.cache_variant("move_blocks", bf16), cupy.cuda.Device().id)
 
     def view(self, layer: int) -> PoolView:
@@ -162,42 +168,50 @@ class Pool:
             return
         # As memmove: in pieces through a buffer, from the end that is not overwritten first.
         room = self._room()
-        buffer = self._staging
+        half, buffer = self._halves[0], self._staging
         if buffer is None:
-            buffer = _allocate_device(min(len(blocks), room) * self.block_bytes, self.shape.num_slots)
+            half, buffer = Half(0), _allocate_device(min(len(blocks), room) * self.block_bytes, self.shape.num_slots)
         packed = self._packed()
         upwards = blocks[0, 1] > blocks[0, 0]
         ordered = blocks[::-1] if upwards else blocks
-        half = self._halves[0]
         self.stream.wait_event(half.free)
         for first in range(0, len(ordered), room):
             part = ordered[first : first + room]
-            places = np.arange(len(part), dtype=np.int32)
+            places = half.places(len(part))
             self._gather(np.stack((part[:, 0], places), axis=1), buffer, packed, self.stream)
             self._scatter(np.stack((places, part[:, 1]), axis=1), buffer, packed, self.stream)
         half.free.record(self.stream)
 
-    def _swap_out(self, blocks: npt.NDArray[np.int32]) -> None:
+    def _swap_out(self, blocks: Blocks) -> None:
         for half, part in self._parts(blocks[np.argsort(blocks[:, 1], kind="stable")]):
-            places = np.arange(half.first, half.first + len(part), dtype=np.int32)
+            places = half.places(len(part))
             self.stream.wait_event(half.free)
             self._gather(np.stack((part[:, 0], places), axis=1), self._staging, self._packed(), self.stream)
             half.full.record(self.stream)
             self.link.wait_event(half.full)
-            self._cross(places, part[:, 1], to_host=True)
+            self._cross(self._staging, places, part[:, 1], to_host=True)
             half.free.record(self.link)
 
-    def _swap_in(self, blocks: npt.NDArray[np.int32]) -> None:
-        for half, part in self._parts(blocks[np.argsort(blocks[:, 0], kind="stable")]):
-            places = np.arange(half.first, half.first + len(part), dtype=np.int32)
+    def _swap_in(self, blocks: Blocks) -> None:
+        parts = self._parts(blocks[np.argsort(blocks[:, 0], kind="stable")])
+        if self.block_major:  # straight into the blocks, once whatever used them before is done
+            self._reached.record(self.stream)
+            self.link.wait_event(self._reached)
+            for _, part in parts:
+                self._cross(self._data, part[:, 1], part[:, 0], to_host=False)
+            self._reached.record(self.link)
+            self.stream.wait_event(self._reached)
+            return
+        for half, part in parts:
+            places = half.places(len(part))
             self.link.wait_event(half.free)
-            self._cross(places, part[:, 0], to_host=False)
+            self._cross(self._staging, places, part[:, 0], to_host=False)
             half.full.record(self.link)
             self.stream.wait_event(half.full)
             self._scatter(np.stack((places, part[:, 1]), axis=1), self._staging, self._packed(), self.stream)
             half.free.record(self.stream)
 
-    def _parts(self, blocks: npt.NDArray[np.int32]) -> Iterator[tuple[Half, npt.NDArray[np.int32]]]:
+    def _parts(self, blocks: Blocks) -> Iterator[tuple[Half, Blocks]]:
         """Yield as many blocks as half of the staging buffer holds, and the half, in turns."""
         if self._host is None:
             raise BackendError("a swap in a run without a host pool; set memory.host_kv_cache")
@@ -214,34 +228,43 @@ class Pool:
         """Return the layout of the staging buffer and of the host pool: every block is one piece."""
         return Layout.of(self.shape, 1, block_major=True)
 
-    def _cross(self, places: npt.NDArray[np.int32], host_blocks: npt.NDArray[np.int32], *, to_host: bool) -> None:
-        """Move staged blocks, in order, to or from ascending host blocks, on the link's stream."""
-        size = self.block_bytes
-        host, staging = self._host.ptr, self._staging.data.ptr
-        found = np.array(runs(host_blocks.tolist()), np.uint64).reshape(-1, 2)
-        if len(host_blocks) * size // len(found) >= DMA_FROM:
-            first, count = found[:, 0], found[:, 1] * np.uint64(size)
-            here = np.uint64(staging) + places[first].astype(np.uint64) * np.uint64(size)
-            there = np.uint64(host) + host_blocks[first].astype(np.uint64) * np.uint64(size)
-            targets, sources = (there, here) if to_host else (here, there)
-            copy_pieces(targets, sources, count, self.link, to_host=to_host)
-            return
-        order = (places, host_blocks) if to_host else (host_blocks, places)
-        source, target = (staging, host) if to_host else (host, staging)
-        packed, grid = self._packed(), LINK_BLOCKS_OUT if to_host else LINK_BLOCKS_IN
-        self._launch(source, target, np.stack(order, axis=1), packed, packed, self.link, grid=grid)
+    def _cross(self, on_device: Array, places: Blocks, host_blocks: Blocks, *, to_host: bool) -> None:
+        """Move whole blocks between the host pool and memory that holds each in one piece, on the link's stream.
 
-    def _gather(self, blocks: npt.NDArray[np.int32], buffer: Array, packed: Layout, stream: Stream) -> None:
+        Args:
+            on_device: that memory: the staging buffer or a block-major pool.
+            places, host_blocks: the blocks' numbers there and on the host; those ascend.
+            to_host: the direction.
+        """
+        size = np.uint64(self.block_bytes)
+        apart = np.flatnonzero((np.diff(places) != 1) | (np.diff(host_blocks) != 1)) + 1
+        first = np.concatenate(([0], apart))
+        count = np.diff(np.concatenate((first, [len(places)]))).astype(np.uint64)
+        if len(places) * self.block_bytes // len(first) >= DMA_FROM:
+            here = np.uint64(on_device.data.ptr) + places[first].astype(np.uint64) * size
+            there = np.uint64(self._host.ptr) + host_blocks[first].astype(np.uint64) * size
+            targets, sources = (there, here) if to_host else (here, there)
+            copy_pieces(targets, sources, count * size, self.link, to_host=to_host)
+            return
+        host, packed = self._host.ptr, self._packed()
+        if to_host:
+            order = np.stack((places, host_blocks), axis=1)
+            self._launch(on_device, host, order, packed, packed, self.link, grid=LINK_BLOCKS_OUT)
+        else:
+            order = np.stack((host_blocks, places), axis=1)
+            self._launch(host, on_device, order, packed, packed, self.link, grid=LINK_BLOCKS_IN)
+
+    def _gather(self, blocks: Blocks, buffer: Array, packed: Layout, stream: Stream) -> None:
         self._launch(self._data, buffer, blocks, self.layout, packed, stream)
 
-    def _scatter(self, blocks: npt.NDArray[np.int32], buffer: Array, packed: Layout, stream: Stream) -> None:
+    def _scatter(self, blocks: Blocks, buffer: Array, packed: Layout, stream: Stream) -> None:
         self._launch(buffer, self._data, blocks, packed, self.layout, stream)
 
     def _launch(
         self,
         source: Any,
         target: Any,
-        blocks: npt.NDArray[np.int32],
+        blocks: Blocks,
         source_layout: Layout,
         target_layout: Layout,
         stream: Stream,
