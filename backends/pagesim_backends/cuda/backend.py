@@ -213,8 +213,10 @@ class Cuda:
         """Enqueue the plan's moves; return bytes copied, swapped out and swapped in."""
         moved = {"copy": 0, "swap_out": 0, "swap_in": 0}
         for batch in batches(step.ops):
+            work = self.pool.prepare(batch)
             with marks.during("copies" if batch.kind == "copy" else "swaps"):
-                self.pool.perform(batch)
+                for enqueue in work:
+                    enqueue()
             moved[batch.kind] += len(batch.blocks) * self.pool.block_bytes
         return moved["copy"], moved["swap_out"], moved["swap_in"]
 

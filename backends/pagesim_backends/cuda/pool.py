@@ -15,8 +15,9 @@ straight into the blocks where a block is one piece, else through the same buffe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import cupy
@@ -36,6 +37,8 @@ from pagesim_backends.moves import Batch
 Array = Any  # cupy.ndarray
 Stream = Any  # cupy.cuda.Stream
 Blocks = npt.NDArray[np.int32]
+Work = Callable[[], object]
+"""Enqueues something."""
 
 ELEMENT_BYTES: Final = 2
 STAGING_BYTES: Final = 256 * 2**20
@@ -149,22 +152,30 @@ class Pool:
 
     def perform(self, batch: Batch) -> None:
         """Enqueue one batch on the step's stream. A swap-out's transfer goes on beside what follows."""
+        for enqueue in self.prepare(batch):
+            enqueue()
+
+    def prepare(self, batch: Batch) -> list[Work]:
+        """Return what ``perform`` enqueues, in order, with the lists of blocks on their way to the device already.
+
+        So that no device event around it counts the host's time to make and send them. What one batch's work
+        overwrites on the way may be another's: prepare in the order of the plan.
+        """
         if batch.kind == "copy":
-            self._copy(batch)
-        elif batch.kind == "swap_out":
-            self._swap_out(batch.blocks)
-        else:
-            self._swap_in(batch.blocks)
+            return list(self._copy(batch))
+        if self._host is None:
+            raise BackendError("a swap in a run without a host pool; set memory.host_kv_cache")
+        return list(self._swap_out(batch.blocks) if batch.kind == "swap_out" else self._swap_in(batch.blocks))
 
     def synchronize(self) -> None:
         """Wait until every transfer has ended."""
         self.stream.synchronize()
         self.link.synchronize()
 
-    def _copy(self, batch: Batch) -> None:
+    def _copy(self, batch: Batch) -> Iterator[Work]:
         blocks, layout = batch.blocks, self.layout
         if not batch.overlaps:
-            self._launch(self._data, self._data, blocks, layout, layout, self.stream)
+            yield self._launch(self._data, self._data, blocks, layout, layout, self.stream)
             return
         # As memmove: in pieces through a buffer, from the end that is not overwritten first.
         room = self._room()
@@ -174,47 +185,45 @@ class Pool:
         packed = self._packed()
         upwards = blocks[0, 1] > blocks[0, 0]
         ordered = blocks[::-1] if upwards else blocks
-        self.stream.wait_event(half.free)
+        yield partial(self.stream.wait_event, half.free)
         for first in range(0, len(ordered), room):
             part = ordered[first : first + room]
             places = half.places(len(part))
-            self._gather(np.stack((part[:, 0], places), axis=1), buffer, packed, self.stream)
-            self._scatter(np.stack((places, part[:, 1]), axis=1), buffer, packed, self.stream)
-        half.free.record(self.stream)
+            yield self._gather(np.stack((part[:, 0], places), axis=1), buffer, packed, self.stream)
+            yield self._scatter(np.stack((places, part[:, 1]), axis=1), buffer, packed, self.stream)
+        yield partial(half.free.record, self.stream)
 
-    def _swap_out(self, blocks: Blocks) -> None:
+    def _swap_out(self, blocks: Blocks) -> Iterator[Work]:
         for half, part in self._parts(blocks[np.argsort(blocks[:, 1], kind="stable")]):
             places = half.places(len(part))
-            self.stream.wait_event(half.free)
-            self._gather(np.stack((part[:, 0], places), axis=1), self._staging, self._packed(), self.stream)
-            half.full.record(self.stream)
-            self.link.wait_event(half.full)
-            self._cross(self._staging, places, part[:, 1], to_host=True)
-            half.free.record(self.link)
+            yield partial(self.stream.wait_event, half.free)
+            yield self._gather(np.stack((part[:, 0], places), axis=1), self._staging, self._packed(), self.stream)
+            yield partial(half.full.record, self.stream)
+            yield partial(self.link.wait_event, half.full)
+            yield self._cross(self._staging, places, part[:, 1], to_host=True)
+            yield partial(half.free.record, self.link)
 
-    def _swap_in(self, blocks: Blocks) -> None:
+    def _swap_in(self, blocks: Blocks) -> Iterator[Work]:
         parts = self._parts(blocks[np.argsort(blocks[:, 0], kind="stable")])
         if self.block_major:  # straight into the blocks, once whatever used them before is done
-            self._reached.record(self.stream)
-            self.link.wait_event(self._reached)
+            yield partial(self._reached.record, self.stream)
+            yield partial(self.link.wait_event, self._reached)
             for _, part in parts:
-                self._cross(self._data, part[:, 1], part[:, 0], to_host=False)
-            self._reached.record(self.link)
-            self.stream.wait_event(self._reached)
+                yield self._cross(self._data, part[:, 1], part[:, 0], to_host=False)
+            yield partial(self._reached.record, self.link)
+            yield partial(self.stream.wait_event, self._reached)
             return
         for half, part in parts:
             places = half.places(len(part))
-            self.link.wait_event(half.free)
-            self._cross(self._staging, places, part[:, 0], to_host=False)
-            half.full.record(self.link)
-            self.stream.wait_event(half.full)
-            self._scatter(np.stack((places, part[:, 1]), axis=1), self._staging, self._packed(), self.stream)
-            half.free.record(self.stream)
+            yield partial(self.link.wait_event, half.free)
+            yield self._cross(self._staging, places, part[:, 0], to_host=False)
+            yield partial(half.full.record, self.link)
+            yield partial(self.stream.wait_event, half.full)
+            yield self._scatter(np.stack((places, part[:, 1]), axis=1), self._staging, self._packed(), self.stream)
+            yield partial(half.free.record, self.stream)
 
     def _parts(self, blocks: Blocks) -> Iterator[tuple[Half, Blocks]]:
         """Yield as many blocks as half of the staging buffer holds, and the half, in turns."""
-        if self._host is None:
-            raise BackendError("a swap in a run without a host pool; set memory.host_kv_cache")
         room = self._room()
         for first in range(0, len(blocks), room):
             yield self._halves[0], blocks[first : first + room]
@@ -228,11 +237,11 @@ class Pool:
         """Return the layout of the staging buffer and of the host pool: every block is one piece."""
         return Layout.of(self.shape, 1, block_major=True)
 
-    def _cross(self, on_device: Array, places: Blocks, host_blocks: Blocks, *, to_host: bool) -> None:
-        """Move whole blocks between the host pool and memory that holds each in one piece, on the link's stream.
+    def _cross(self, on_device: Array, places: Blocks, host_blocks: Blocks, *, to_host: bool) -> Work:
+        """Return the move of whole blocks over the host link, on its stream.
 
         Args:
-            on_device: that memory: the staging buffer or a block-major pool.
+            on_device: memory that holds each block in one piece: the staging buffer or a block-major pool.
             places, host_blocks: the blocks' numbers there and on the host; those ascend.
             to_host: the direction.
         """
@@ -244,21 +253,19 @@ class Pool:
             here = np.uint64(on_device.data.ptr) + places[first].astype(np.uint64) * size
             there = np.uint64(self._host.ptr) + host_blocks[first].astype(np.uint64) * size
             targets, sources = (there, here) if to_host else (here, there)
-            copy_pieces(targets, sources, count * size, self.link, to_host=to_host)
-            return
+            return partial(copy_pieces, targets, sources, count * size, self.link, to_host=to_host)
         host, packed = self._host.ptr, self._packed()
         if to_host:
             order = np.stack((places, host_blocks), axis=1)
-            self._launch(on_device, host, order, packed, packed, self.link, grid=LINK_BLOCKS_OUT)
-        else:
-            order = np.stack((host_blocks, places), axis=1)
-            self._launch(host, on_device, order, packed, packed, self.link, grid=LINK_BLOCKS_IN)
+            return self._launch(on_device, host, order, packed, packed, self.link, grid=LINK_BLOCKS_OUT)
+        order = np.stack((host_blocks, places), axis=1)
+        return self._launch(host, on_device, order, packed, packed, self.link, grid=LINK_BLOCKS_IN)
 
-    def _gather(self, blocks: Blocks, buffer: Array, packed: Layout, stream: Stream) -> None:
-        self._launch(self._data, buffer, blocks, self.layout, packed, stream)
+    def _gather(self, blocks: Blocks, buffer: Array, packed: Layout, stream: Stream) -> Work:
+        return self._launch(self._data, buffer, blocks, self.layout, packed, stream)
 
-    def _scatter(self, blocks: Blocks, buffer: Array, packed: Layout, stream: Stream) -> None:
-        self._launch(buffer, self._data, blocks, packed, self.layout, stream)
+    def _scatter(self, blocks: Blocks, buffer: Array, packed: Layout, stream: Stream) -> Work:
+        return self._launch(buffer, self._data, blocks, packed, self.layout, stream)
 
     def _launch(
         self,
@@ -270,8 +277,8 @@ class Pool:
         stream: Stream,
         *,
         grid: int | None = None,
-    ) -> None:
-        """Enqueue ``move_blocks``; both sides are cut into the pieces of the finer layout."""
+    ) -> Work:
+        """Return a launch of ``move_blocks``, its list of blocks sent; pieces are those of the finer layout."""
         finer = min(source_layout, target_layout, key=lambda layout: layout.piece)
         piece_bytes = finer.piece * ELEMENT_BYTES
         with stream:
@@ -295,7 +302,11 @@ class Pool:
         )
         stretches = len(blocks) * finer.num_pieces * -(-piece_bytes // (16 * stretch))
         tiles = -(-stretches // (256 // stretch * _COPY_DEPTH))
-        launch(self._move, (min(tiles, grid or 2**30), 1), 256, params, stream)
+
+        def enqueue(kept: Array = on_device) -> None:
+            launch(self._move, (min(tiles, grid or 2**30), 1), 256, params, stream)
+
+        return enqueue
 
     @staticmethod
     def _piece_stride(layout: Layout, finer: Layout) -> int:
