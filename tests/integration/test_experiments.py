@@ -22,6 +22,7 @@ REDUCED = {
     "block-size": ["workload.num_requests=200", "sweep={allocators.paged.block_size: [1, 16, 256]}", "seeds=[0]"],
     "gpu-parallel-sampling": ["backend=cost_model", "workload.num_requests=20"],
     "gpu-quickstart": ["backend=cost_model", "workload.num_requests=40"],
+    "growing-reservations": ["workload.num_requests=300"],
     "long-context": ["workload.trace.limit=60"],
     "memory-waste": ["workload.num_requests=200", "horizon=100", "seeds=[0]"],
     "parallel-sampling": ["workload.num_requests=60", "sweep={workload.sampling.n: [2, 4]}"],
@@ -200,6 +201,19 @@ def test_small_blocks_are_slow_to_swap(finished: Finished) -> None:
         assert rows.swapped_out_bytes["swap"] == rows.swapped_in_bytes["swap"] > 0
         stall[size] = rows.swap_stall_s["swap"] / rows.swapped_out_bytes["swap"]
     assert stall[1] > 3 * stall[16], "seconds of transfer a byte"
+
+
+@of("growing-reservations")
+def test_what_grows_copies_and_what_doubles_holds_too_much(finished: Finished) -> None:
+    rows = finished.rows()
+    assert rows.copied_blocks["growing"] > rows.copied_blocks["spare"] > 0
+    assert rows.copied_blocks["doubling"] == rows.copied_blocks["paged"] == 0
+    assert rows.preemptions_recompute["growing"] > 5 * rows.preemptions_recompute["paged"]
+    assert rows.preemptions_recompute["spare"] < rows.preemptions_recompute["paged"]
+    assert rows.internal["doubling"] > 5 * rows.internal["growing"] > 5 * rows.internal["paged"]
+    output = rows.throughput_output_tokens_per_s
+    assert output["pow2"] < output["growing"] < output["spare"] < output["paged"]
+    assert output["growing"] < output["doubling"] < output["paged"]
 
 
 @of("quickstart")
