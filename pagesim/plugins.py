@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -92,6 +92,11 @@ _METHODS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 }
 """What a class must have, with the arguments that pagesim calls it with."""
 
+_EITHER: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "arrivals": {"sample": ("count", "rng"), "clients": ("count", "rng")},
+}
+"""Methods of which a class must have one: an open process has the first, a closed one the second."""
+
 _GIVEN: Final[dict[str, frozenset[str]]] = {"allocator": frozenset({"pool", "max_model_len"})}
 """Arguments that pagesim itself gives a class, so that an experiment must not."""
 
@@ -163,8 +168,8 @@ def check_name(kind: str, name: str) -> None:
     raise PluginError(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}; or write module:Class")
 
 
-def build(cls: type, /, *args: Any, **kwargs: Any) -> Any:
-    """Return ``cls(*args, **kwargs)``.
+def build(cls: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Return ``cls(*args, **kwargs)``; a class method that makes one of its class will do.
 
     Raises PluginError if a keyword is unknown or missing, or if the class raises; errors of pagesim's
     own pass unchanged.
@@ -180,7 +185,7 @@ def build(cls: type, /, *args: Any, **kwargs: Any) -> Any:
     ]
     if missing:
         raise PluginError(
-            f"{cls.__name__} needs {_listed(missing)}, which {'is' if len(missing) == 1 else 'are'} not given"
+            f"{_name(cls)} needs {_listed(missing)}, which {'is' if len(missing) == 1 else 'are'} not given"
         )
     try:
         return cls(*args, **kwargs)
@@ -188,16 +193,18 @@ def build(cls: type, /, *args: Any, **kwargs: Any) -> Any:
         raise
     except Exception as error:
         place = plugin_modules.last_line(error, inspect.getsourcefile(cls))
-        raise PluginError(f"{cls.__name__} cannot be built: {plugin_modules.describe(error)}{place}") from error
+        raise PluginError(f"{_name(cls)} cannot be built: {plugin_modules.describe(error)}{place}") from error
 
 
-def accepts(cls: type, name: str) -> bool:
+def accepts(cls: Callable[..., Any], name: str) -> bool:
     """Return whether the class can be built with the keyword ``name``."""
     parameters = _parameters(cls)
     return name in parameters or _takes_any(parameters)
 
 
-def check_options(cls: type, options: Iterable[str], *, num_positional: int = 0, given: Iterable[str] = ()) -> None:
+def check_options(
+    cls: Callable[..., Any], options: Iterable[str], *, num_positional: int = 0, given: Iterable[str] = ()
+) -> None:
     """Raise PluginError if the class does not take one of these keywords.
 
     Args:
@@ -217,10 +224,10 @@ def check_options(cls: type, options: Iterable[str], *, num_positional: int = 0,
     ]
     for name in options:
         if name in given:
-            raise PluginError(f"{name}: is given to {cls.__name__} by pagesim; it cannot be set here")
+            raise PluginError(f"{name}: is given to {_name(cls)} by pagesim; it cannot be set here")
         if name not in allowed and not _takes_any(parameters):
             takes = f"it takes {', '.join(allowed)}" if allowed else "it takes no options"
-            raise PluginError(f"{name}: {cls.__name__} takes no {name!r}{nearest(name, allowed)}; {takes}")
+            raise PluginError(f"{name}: {_name(cls)} takes no {name!r}{nearest(name, allowed)}; {takes}")
 
 
 def given(kind: str) -> frozenset[str]:
@@ -300,27 +307,42 @@ def _check_methods(kind: str, name: str, cls: type) -> None:
     if inspect.isabstract(cls):
         missing = sorted(getattr(cls, "__abstractmethods__", ()))
         raise PluginError(f"{kind} {name!r}: {cls.__name__} leaves {_listed(missing)} of its base class to be written")
-    for method, arguments in _METHODS.get(kind, {}).items():
-        expected = f"{method}(self, {', '.join(arguments)})"
-        function = inspect.getattr_static(cls, method, None)
-        if function is None:
-            raise PluginError(f"{kind} {name!r}: {cls.__name__} has no method {method}; expected: {expected}")
-        bound = getattr(cls, method)
-        if not callable(bound):
-            raise PluginError(f"{kind} {name!r}: {cls.__name__}.{method} is no method; expected: {expected}")
-        is_plain = not isinstance(function, staticmethod | classmethod)
-        try:
-            signature = inspect.signature(bound)
-            signature.bind(*([None] if is_plain else []), *[None] * len(arguments))
-        except TypeError:
-            raise PluginError(
-                f"{kind} {name!r}: {cls.__name__}.{method}{signature} has the wrong arguments; expected: {expected}"
-            ) from None
-        except ValueError:  # a method without a signature, written in C
-            continue
+    either = _EITHER.get(kind, {})
+    present = {method: arguments for method, arguments in either.items() if hasattr(cls, method)}
+    if either and not present:
+        expected = " or ".join(_expected(method, arguments) for method, arguments in either.items())
+        raise PluginError(f"{kind} {name!r}: {cls.__name__} has neither {' nor '.join(either)}; expected: {expected}")
+    for method, arguments in {**_METHODS.get(kind, {}), **present}.items():
+        _check_method(f"{kind} {name!r}: {cls.__name__}", cls, method, arguments)
 
 
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+def _expected(method: str, arguments: tuple[str, ...]) -> str:
+    return f"{method}(self, {', '.join(arguments)})"
+
+
+def _check_method(where: str, cls: type, method: str, arguments: tuple[str, ...]) -> None:
+    expected, function = _expected(method, arguments), inspect.getattr_static(cls, method, None)
+    if function is None:
+        raise PluginError(f"{where} has no method {method}; expected: {expected}")
+    bound = getattr(cls, method)
+    if not callable(bound):
+        raise PluginError(f"{where}.{method} is no method; expected: {expected}")
+    is_plain = not isinstance(function, staticmethod | classmethod)
+    try:
+        signature = inspect.signature(bound)
+        signature.bind(*([None] if is_plain else []), *[None] * len(arguments))
+    except TypeError:
+        raise PluginError(f"{where}.{method}{signature} has the wrong arguments; expected: {expected}") from None
+    except ValueError:  # a method without a signature, written in C
+        return
+
+
+def _name(made: Callable[..., Any]) -> str:
+    """Return the name of a class, also where one of its class methods is called."""
+    return str(getattr(getattr(made, "__self__", made), "__name__", made))
+
+
+def _parameters(cls: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
         return dict(inspect.signature(cls).parameters)
     except ValueError:  # a class without a signature, written in C

@@ -280,8 +280,8 @@ class Run:
             max_model_len=config.scheduler.max_model_len,
             seed=self.spec.seed,
         )
-        make: Callable[..., Backend] = getattr(cls, "from_machine", cls)
-        return make(machine, **config.backend_options)
+        built: Backend = plugins.build(getattr(cls, "from_machine", cls), machine, **config.backend_options)
+        return built
 
     def _build_source(self, window: tuple[int, int] | None) -> Source:
         sampling = self.spec.config.workload.sampling

@@ -68,7 +68,10 @@ def _rows(kind: Kind) -> list[tuple[str, str, str]]:
         case Kind.TRACES:
             return [(trace.name, trace.origin, trace.summary) for trace in catalog.traces()]
         case Kind.LENGTHS:
-            shapes = [(row.name, "distribution", row.summary) for row in plugins.available("lengths")]
+            shapes = [
+                (row.name, "distribution" if row.origin == "pagesim" else row.origin, row.summary)
+                for row in plugins.available("lengths")
+            ]
             return [(row.name, "dataset", row.summary) for row in catalog.lengths()] + shapes
     return [(row.name, row.origin, row.summary) for row in plugins.available(_PLUGINS[kind])]
 

@@ -125,7 +125,7 @@ def quiet(examples: int | None) -> settings:
         verbosity=Verbosity.quiet,
         print_blob=False,
         report_multiple_bugs=False,
-        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+        phases=[phase for phase in current.phases if phase not in (Phase.target, Phase.explain)],
         suppress_health_check=list(HealthCheck),
     )
 

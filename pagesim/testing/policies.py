@@ -53,7 +53,7 @@ class Policy:
 
     def takes(self, option: str) -> bool:
         """Whether it takes an option that has not been given yet."""
-        return option not in self.options and plugins.accepts(cast(type, self.factory), option)
+        return option not in self.options and plugins.accepts(self.factory, option)
 
     def build(self, pool: BlockPool, max_model_len: int) -> Allocator:
         """Return the policy over a pool.
