@@ -79,6 +79,9 @@ def serve(
 ) -> Counter[str]:
     """Serve ``requests`` and check every rule; return what happened, counted.
 
+    The counts are the journal's counters (``finished``, ``iterations``, ``copied_blocks``, ...), ``ticks`` of the run,
+    ``memory_ticks`` and the like for what held admission back, and ``live_integral`` and the like: slots times ticks.
+
     Args:
         policy: an allocator's class, or what makes one from a pool.
         requests: see ``Arrival``; in the order of arrival.
@@ -155,8 +158,11 @@ class _Run:
         records.causality(record)
         records.one_bucket(record, self.requests)
         self._empty()
-        names = ("finished", "refused", "preemptions_recompute", "preemptions_swap", "copied_blocks", "matched_tokens")
-        return record, Counter({name: getattr(self.journal, name) for name in names} | {"runs": 1})
+        end = record.end
+        happened = {**end.counters, "runs": 1, "ticks": end.time, "idle_ticks": end.idle}
+        happened |= {f"{reason}_ticks": ticks for reason, ticks in end.reasons.items()}
+        happened |= {f"{name}_integral": integral for name, integral in end.integrals.items()}
+        return record, Counter(happened)
 
     def picture(self) -> str:
         """Return the queues and the pool as text."""
