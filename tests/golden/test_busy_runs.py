@@ -1,7 +1,7 @@
 """Golden counts of a server that is short of everything, for each policy under each scheduler.
 
 The trace has single requests, groups of two and three and prefixes that requests share; it is served with independent
-samples and with beams. ``serve`` holds every rule meanwhile, and makes each run twice, with and without fast-forwarding.
+samples and with beams. ``serve`` holds every rule meanwhile, and makes each run twice, fast-forwarded and not.
 The counts say which decisions were taken: whoever changes one on purpose writes them anew, with
 
     python -m tests.golden.test_busy_runs > tests/golden/busy_runs.txt
