@@ -181,7 +181,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="which mutants are sampled")
     parser.add_argument("--count", type=int, default=60, help="how many")
     parser.add_argument("--jobs", type=int, default=1, help="how many at the same time")
-    parser.add_argument("--limit", type=int, default=60, help="seconds after which a test counts as endless")
+    parser.add_argument("--limit", type=int, default=30, help="seconds after which a test counts as endless")
     parser.add_argument("--target", action="append", help="a file, or a pattern; by default all that decides on memory")
     parser.add_argument("--out", type=Path, help="a folder for the report")
     arguments = parser.parse_args()
