@@ -14,6 +14,7 @@ import csv
 import importlib.metadata
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence as Listing
 from dataclasses import asdict
@@ -43,6 +44,18 @@ RAGGED: Final = ((128, 1472, 0), (32, 1472, 1), (256, 500, 2), (64, 1472, 3))
 """(sequences, mean length, seed) of log-normal batches; sigma 1, at most 11,325 tokens."""
 
 
+OTHERS: Final = (
+    ("bf16", 32, 8, 128, True),
+    ("head 64", 32, 8, 64, False),
+    ("head 80", 32, 32, 80, False),
+    ("head 96", 32, 32, 96, False),
+    ("head 256", 16, 8, 256, False),
+    ("group 8", 64, 8, 128, False),
+    ("group 16", 32, 2, 128, False),
+)
+"""Name, query heads, KV heads, head size and bf16 of other models."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m pagesim_backends.bench_attention", description=__doc__)
@@ -67,7 +80,8 @@ def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
     clock = measure.Clock(repeats=1 if quick else 9)
     out.mkdir(parents=True, exist_ok=True)
     extra = json.loads(batches.read_text()) if batches is not None else []
-    results: dict[str, Any] = {"decode": [], "block_sizes": [], "sdpa": {}, "prefill_tflops": {}, "moves": []}
+    results: dict[str, Any] = {"decode": [], "block_sizes": [], "sdpa": {}, "prefill_tflops": {}, "shapes": []}
+    results["moves"] = []
     for model, points in _points(extra, quick=quick):
         largest = max(point.num_bytes for point in points)
         bench = measure.Bench(model, max(largest + largest // 8, 2**20 if quick else 6 * GIB), clock)
@@ -84,11 +98,23 @@ def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
             results["block_sizes"].append(asdict(figures))
             print(f"block size {block_size:3d}: {_row(figures, None)}", flush=True)
         for tokens, stored in ((64, 64),) if quick else ((2048, 0), (2048, 6144), (512, 16384)):
-            rate = bench.prefill(tokens, stored)
-            results["prefill_tflops"][f"{model.name} {tokens} after {stored}"] = rate
-            print(f"{model.name}: prefill of {tokens} tokens after {stored}: {rate:.0f} Tflop/s", flush=True)
+            rates = {"paged": bench.prefill(tokens, stored)}
+            if not stored and (sdpa := _sdpa_prefill(model, tokens, clock)) is not None:
+                rates["sdpa"] = sdpa
+            results["prefill_tflops"][f"{model.name} {tokens} after {stored}"] = rates
+            shown = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+            print(f"{model.name}: prefill of {tokens} tokens after {stored}, Tflop/s: {shown}", flush=True)
         if model is measure.LLAMA_3_8B:
             results |= _beside(bench, points, quick=quick)
+        _save(out, results)
+        del bench
+    for model in () if quick else OTHERS:
+        bench = measure.Bench(measure.Model(*model), 2 * GIB, clock)
+        for count, length in ((64, 1024), (64, 4096)):
+            point = measure.Point(f"{count}x{length}", bench.model, (length,) * count)
+            figures = bench.decode(point)
+            results["shapes"].append(asdict(figures))
+            print(_row(figures, _sdpa(point, clock)), flush=True)
         _save(out, results)
         del bench
     for moved in _moves(quick=quick):
@@ -122,12 +148,37 @@ def manifest() -> dict[str, Any]:
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "gpu": runtime.getDeviceProperties(0)["name"].decode(),
         "multiprocessors": int(cupy.cuda.Device().attributes["MultiProcessorCount"]),
+        "driver": _driver(),
         "cuda_driver": runtime.driverGetVersion(),
         "cuda_runtime": runtime.runtimeGetVersion(),
+        "commit": _commit(),
         "python": platform.python_version(),
         "packages": {name: installed[name] for name in names if name in installed},
         "command": " ".join(sys.argv),
     }
+
+
+def _driver() -> str | None:
+    """Return the version of the NVIDIA driver."""
+    try:
+        line = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return line.splitlines()[0].strip() if line.strip() else None
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that this file is in."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _points(extra: Listing[dict[str, Any]], *, quick: bool) -> list[tuple[Model, list[Point]]]:
@@ -206,6 +257,29 @@ def _sdpa(point: Point, clock: Clock) -> float | None:
     pairs.clear()
     torch.cuda.empty_cache()
     return sorted(found)[len(found) // 2]
+
+
+def _sdpa_prefill(model: Model, num_tokens: int, clock: Clock) -> float | None:
+    """Return the Tflop/s of torch's causal attention for a prompt; None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    options = {"device": "cuda", "dtype": torch.bfloat16 if model.bf16 else torch.float16}
+    heads = (model.num_query_heads, model.num_kv_heads, model.num_kv_heads)
+    query, key, value = (torch.randn(1, count, num_tokens, model.head_dim, **options) for count in heads)
+    grouped = model.num_query_heads != model.num_kv_heads
+    found: list[float] = []
+    for _ in range(clock.repeats + 2):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(5):
+            torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        end.record()
+        torch.cuda.synchronize()
+        found.append(begin.elapsed_time(end) / 5e3)
+    pairs = num_tokens * (num_tokens + 1) // 2
+    return 4 * pairs * model.num_query_heads * model.head_dim / sorted(found)[len(found) // 2] / 1e12
 
 
 def _beside(bench: Bench, points: list[Point], *, quick: bool) -> dict[str, Any]:

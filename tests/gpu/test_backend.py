@@ -71,7 +71,9 @@ POLICIES: dict[str, tuple[int, bool, Callable[[BlockPool], Allocator]]] = {
 }
 
 
-def make_backend(block_size: int, contiguous: bool, *, dtype: str = "float16", num_slots: int = NUM_SLOTS) -> Any:
+def make_backend(
+    block_size: int, contiguous: bool, *, dtype: str = "float16", num_slots: int = NUM_SLOTS, tune: bool = False
+) -> Any:
     from pagesim_backends.cuda.backend import Cuda
 
     backend = Cuda(
@@ -85,6 +87,7 @@ def make_backend(block_size: int, contiguous: bool, *, dtype: str = "float16", n
         dtype=dtype,
         contiguous=contiguous,
         seed=SEED,
+        tune=tune,
         keep_outputs=True,
     )
     backend.pool.fill(NAN_BITS)
@@ -202,6 +205,24 @@ def test_a_graph_is_replayed_while_lengths_change() -> None:
     keys, outputs = expected_outputs(made, 100)
     found = cupy.asarray(np.stack([np.stack([backend.outputs[key, layer] for layer in range(LAYERS)]) for key in keys]))
     assert error(from_bits(found, False), outputs) < TOLERANCE[False]
+
+
+def test_plans_that_are_tried_leave_no_trace() -> None:
+    backend = make_backend(16, False, tune=True)
+    sequences = [Request(number, number, 20 + 30 * number, 8).sequences[0] for number in range(3)]
+    for number, sequence in enumerate(sequences):
+        sequence.block_table = list(range(10 * number, 10 * number + 10))
+        backend.execute(Step(prefills=[Chunk(sequence, sequence.request.prompt_tokens)]))
+        sequence.num_stored = sequence.request.prompt_tokens
+    for _ in range(3):
+        backend.execute(Step(decodes=sequences, num_decodes=3))
+        for sequence in sequences:
+            sequence.num_stored += 1
+    assert len(backend.decode.planner._choices) == 1
+    for sequence in sequences:
+        keys, outputs = expected_outputs(sequence, sequence.num_stored)
+        stacked = np.stack([np.stack([backend.outputs[key, layer] for layer in range(LAYERS)]) for key in keys])
+        assert error(from_bits(cupy.asarray(stacked), False), outputs) < TOLERANCE[False]
 
 
 def test_a_table_that_is_too_short_is_refused() -> None:

@@ -75,7 +75,7 @@ name: emulated
 model: {num_layers: 2, num_heads: 4, num_kv_heads: 2, head_dim: 64, hidden_size: 256, ffn_size: 512,
         vocab_size: 1000, num_parameters: 2000000, max_position: 4096}
 device: h200
-backend: cuda
+backend: {name: cuda, tune: false}
 memory: {kv_cache: 160 KiB, host_kv_cache: 1 MiB}
 workload:
   num_requests: 8

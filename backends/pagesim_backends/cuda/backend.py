@@ -9,9 +9,10 @@ model and added, so that a run's tables can be read beside the cost model's.
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal, Protocol
 
@@ -36,7 +37,7 @@ from pagesim_backends.cuda.attention import Decode, DecodeBuffers, Prefill, chec
 from pagesim_backends.cuda.batch import Batch, Batcher
 from pagesim_backends.cuda.kernels import Addressing, Form
 from pagesim_backends.cuda.launch import launch, pack
-from pagesim_backends.cuda.plan import WORK_ITEM, DecodePlan
+from pagesim_backends.cuda.plan import DecodePlan
 from pagesim_backends.cuda.pool import ELEMENT_BYTES, Pool
 from pagesim_backends.moves import batches
 
@@ -47,6 +48,10 @@ SCRATCH_BYTES: Final = 2**30
 """Bound of the buffers for q, K, V and outputs; layers are computed in passes that fit."""
 
 MAX_GRAPHS: Final = 512
+
+TRIAL_BYTES: Final = 256 * 2**20
+NUM_TRIALS: Final = 3
+"""K and V that a trial of a plan reads, where the model has as many layers, and how often."""
 
 DTYPES: Final = {"float16": False, "bfloat16": True}
 
@@ -95,6 +100,7 @@ class Cuda:
         contiguous: whether tables are runs of adjacent blocks, so that no table is read.
         seed: of the hash that gives q, K and V.
         linear: prices the layers that are not executed; None: only what is measured counts.
+        tune: try the best estimated plans for each kind of batch on the device and keep the fastest.
         keep_outputs: keep the attention output of every token, for tests.
 
     Raises UnavailableError where the GPU, the sizes or the memory do not serve, before any work.
@@ -117,6 +123,7 @@ class Cuda:
         contiguous: bool = False,
         seed: int = 0,
         linear: Pricer | None = None,
+        tune: bool = True,
         keep_outputs: bool = False,
     ) -> None:
         check_device()
@@ -134,6 +141,7 @@ class Cuda:
         )
         self.bf16 = DTYPES[dtype]
         self.linear = linear
+        self.tune = tune
         self.keep_outputs = keep_outputs
         self.outputs: dict[tuple[int, int], npt.NDArray[np.uint16]] = {}
         self.last = Measured()
@@ -149,19 +157,21 @@ class Cuda:
         device = cupy.cuda.Device().id
         self._draw = kernels.load(kernels.cache_variant("draw_tokens", self.bf16), device)
         self._write = kernels.load(kernels.cache_variant("write_tokens", self.bf16), device)
+        self.decode.kernel(self.decode.planner.forms[0])  # if one of them compiles, all do: said before any work
         self._buffers = Buffers()
         self._decode_buffers = DecodeBuffers(self._buffers, head_dim)
         self._graphs: dict[tuple[object, ...], Any] = {}
         self._graph_generation = 0
 
     @classmethod
-    def from_machine(cls, machine: Machine, *, linear: str = "cost_model") -> Cuda:
+    def from_machine(cls, machine: Machine, *, linear: str = "cost_model", tune: bool = True) -> Cuda:
         """Return the backend for one row of an experiment.
 
         Args:
             machine: gives model, pool and seed.
             linear: ``cost_model`` adds the price of the linear layers and of an iteration's constant;
                 ``none`` counts only what is measured.
+            tune: see the constructor.
 
         Raises ConfigError on another ``linear``; UnavailableError as the constructor.
         """
@@ -185,6 +195,7 @@ class Cuda:
             contiguous=machine.contiguous,
             seed=machine.seed,
             linear=pricer,
+            tune=tune,
         )
 
     def execute(self, step: Step) -> StepResult:
@@ -225,13 +236,15 @@ class Cuda:
         batch = self._batcher.batch(step)
         if not batch.num_tokens:
             return 0
-        plan = self.decode.planner.plan(batch.lengths, batch.tables) if len(batch.lengths) else None
-        if plan is not None:
-            self.decode.kernel(plan.form)  # compiled before a capture begins
-        sent = self._send(batch, plan)
+        sent = self._send(batch)
         per_layer = sent.rows * 2 * (self.shape.num_query_heads + self.shape.num_kv_heads) * self.shape.head_dim
         layers = max(1, min(self.shape.num_layers, SCRATCH_BYTES // (per_layer * ELEMENT_BYTES)))
         scratch = self._scratch(sent.rows, layers)
+        plan = None
+        if len(batch.lengths):
+            trial = partial(self._try, batch, sent, scratch) if self.tune else None
+            plan = self.decode.planner.plan(batch.lengths, batch.tables, trial)
+            sent = self._send_plan(plan, batch.num_prefill_tokens, sent)
         for first in range(0, self.shape.num_layers, layers):
             run = range(first, min(first + layers, self.shape.num_layers))
             self._draw_tokens(sent, scratch, run)  # the device is busy while the host looks for the graph
@@ -255,31 +268,56 @@ class Cuda:
         context += sum(chunk.sequence.num_stored + chunk.num_tokens for chunk in step.prefills)
         return context * self.pool.block_bytes // self.shape.block_size
 
-    def _send(self, batch: Batch, plan: DecodePlan | None) -> Sent:
+    def _send(self, batch: Batch) -> Sent:
         """Copy the step's arrays to the device, their lengths rounded up so that graphs are few.
 
-        Rows past the tokens are drawn and written to the spare slot; work items past the plan's are empty.
+        Rows past the tokens are drawn and written to the spare slot.
         """
         rows = _bucket(batch.num_tokens)
         padding = rows - batch.num_tokens
         keys = np.concatenate((batch.keys, np.zeros(padding, np.uint32)))
         slots = np.concatenate((batch.slots, np.full(padding, self.pool.spare_slot, np.int32)))
         prompts = _padded(batch.prefill_items)
-        items = np.zeros(0, WORK_ITEM)
-        if plan is not None:
-            items = _padded(plan.items)
-            items["sequence"] += batch.num_prefill_tokens  # the rows of prompts come first
-            self._decode_buffers.reserve(_bucket(max(plan.num_slots, 1)), plan.item_heads)
         return Sent(
             keys=self._buffers.send("keys", keys, self.stream),
             slots=self._buffers.send("slots", slots, self.stream),
             block_tables=self._buffers.send("block_tables", batch.block_tables, self.stream),
             prefill_items=self._buffers.send("prefill_items", prompts, self.stream),
             num_prefill_items=len(prompts),
-            items=self._buffers.send("items", items, self.stream),
-            num_items=len(items),
             rows=rows,
         )
+
+    def _send_plan(self, plan: DecodePlan, first_row: int, sent: Sent) -> Sent:
+        """Copy the work items of a plan to the device, and empty ones; decodes are rows from ``first_row`` on."""
+        self.decode.kernel(plan.form)  # compiled before a capture begins
+        items = _padded(plan.items)
+        items["sequence"] += first_row
+        self._decode_buffers.reserve(_bucket(max(plan.num_slots, 1)), plan.item_heads)
+        return replace(sent, items=self._buffers.send("items", items, self.stream), num_items=len(items))
+
+    def _try(self, batch: Batch, sent: Sent, scratch: Scratch, plan: DecodePlan) -> float:
+        """Return the milliseconds of decode attention by a plan, over several layers: more than the L2 cache holds.
+
+        Queries are whatever is in their buffer, and the newest tokens are not stored yet: outputs are thrown away.
+        """
+        self.stream.synchronize()  # what was sent before from the same pinned memory has arrived
+        sent = self._send_plan(plan, batch.num_prefill_tokens, sent)
+        per_layer = int(batch.lengths.sum()) * self.pool.block_bytes // self.shape.block_size // self.shape.num_layers
+        count = min(max(-(-TRIAL_BYTES // max(per_layer, 1)), 1), self.shape.num_layers)
+        self.stream.begin_capture()
+        try:
+            for layer in range(count):
+                self._attend(plan.form, sent, scratch.query, scratch.output, layer)
+        finally:
+            graph = self.stream.end_capture()
+        marks = []
+        for _ in range(NUM_TRIALS + 1):
+            graph.launch(self.stream)
+            marks.append(cupy.cuda.Event())
+            marks[-1].record(self.stream)
+        self.stream.synchronize()
+        times = [cupy.cuda.get_elapsed_time(begin, end) for begin, end in itertools.pairwise(marks)]
+        return float(np.median(times))
 
     def _scratch(self, rows: int, layers: int) -> Scratch:
         dim = self.shape.head_dim * ELEMENT_BYTES
@@ -330,17 +368,20 @@ class Cuda:
             if stores:
                 self._store(sent, scratch, index, layer)
             offset = index * scratch.query_bytes
-            self.decode.launch(
-                form,
-                sent.items,
-                sent.num_items,
-                self._decode_buffers,
-                self.pool.view(layer),
-                scratch.query + offset,
-                scratch.output + offset,
-                sent.block_tables,
-                self.stream,
-            )
+            self._attend(form, sent, scratch.query + offset, scratch.output + offset, layer)
+
+    def _attend(self, form: Form, sent: Sent, query: int, output: int, layer: int) -> None:
+        self.decode.launch(
+            form,
+            sent.items,
+            sent.num_items,
+            self._decode_buffers,
+            self.pool.view(layer),
+            query,
+            output,
+            sent.block_tables,
+            self.stream,
+        )
 
     def _store(self, sent: Sent, scratch: Scratch, index: int, layer: int) -> None:
         """Enqueue writing K and V of the step's tokens to their slots; ``index`` is the layer's in the scratch."""
@@ -424,9 +465,10 @@ class Sent:
 
     Attributes:
         keys, slots: one a row.
-        block_tables, prefill_items, items: see ``Batch`` and ``DecodePlan``.
-        num_prefill_items, num_items: empty ones included.
+        block_tables, prefill_items: see ``Batch``.
+        num_prefill_items: empty ones included.
         rows: tokens, padding included.
+        items, num_items: of the decodes' plan, empty ones included.
     """
 
     keys: int
@@ -434,9 +476,9 @@ class Sent:
     block_tables: int
     prefill_items: int
     num_prefill_items: int
-    items: int
-    num_items: int
     rows: int
+    items: int = 0
+    num_items: int = 0
 
 
 @dataclass(frozen=True)
@@ -557,16 +599,22 @@ def _addressing(block_size: int, contiguous: bool) -> Addressing:
 
 def check_device() -> None:
     """Raise UnavailableError unless there is a GPU that the kernels run on."""
+    none = "backend cuda needs an NVIDIA GPU, and CuPy sees none"
+    instead = "take backend: cost_model or reference"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
+        if "NoDevice" in str(error):
+            raise UnavailableError(f"{none} ({error}); {instead}") from None
+        version = cupy.cuda.runtime.runtimeGetVersion() // 1000
         raise UnavailableError(
-            f"backend cuda needs an NVIDIA GPU and a driver that fits this CuPy (CUDA "
-            f"{cupy.cuda.runtime.runtimeGetVersion() // 1000}): {error}"
+            f"backend cuda needs a driver that fits this CuPy, which is for CUDA {version} ({error}); install the "
+            "extra that fits the driver: cuda12 or cuda13"
         ) from None
     if not count:
+        raise UnavailableError(f"{none}; {instead}")
+    major, minor = divmod(int(cupy.cuda.Device().compute_capability), 10)
+    if major < 8:
         raise UnavailableError(
-            "backend cuda needs an NVIDIA GPU, and CuPy sees none; take backend: cost_model or reference"
+            f"backend cuda needs a GPU of compute capability 8.0 or higher (Ampere, Ada, Hopper), not {major}.{minor}"
         )
-    if int(cupy.cuda.Device().compute_capability) < 80:
-        raise UnavailableError("backend cuda needs a GPU of compute capability 8.0 or higher (Ampere, Ada, Hopper)")

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from pagesim.errors import BackendError
+from pagesim_backends.errors import UnavailableError
 
 FOLDER: Final = Path(__file__).parent
 
@@ -155,7 +156,7 @@ def forms(group: int, head_dim: int) -> tuple[Form, ...]:
     """Return the forms in which a decode kernel runs without spilling, of 12 or of 8 warps a multiprocessor."""
     if head_dim == 256 or (head_dim == 128 and head_tiles(group, head_dim) == 2):
         return (Form(4, 2), Form(8, 1), Form(2, 4))
-    return (Form(4, 3), Form(12, 1), Form(8, 1), Form(2, 6))
+    return (Form(4, 3), Form(12, 1), Form(8, 1), Form(6, 2), Form(3, 4), Form(2, 6))
 
 
 def decode_variant(head_dim: int, bf16: bool, group: int, form: Form, addressing: Addressing) -> Variant:
@@ -210,15 +211,25 @@ def decode_shared_bytes(num_warps: int, item_heads: int, head_dim: int, max_spli
 def load(variant: Variant, device: int) -> Any:
     """Return the compiled kernel on the current device, ready to launch; compiled once a process and device.
 
-    Raises BackendError if the compiler refuses it, with the compiler's words.
+    Raises BackendError if the compiler refuses it, with the compiler's words; UnavailableError without a compiler.
     """
     import cupy
 
     module = cupy.RawModule(code=(FOLDER / variant.source).read_text(), options=variant.options, backend="nvrtc")
     try:
-        return module.get_function(variant.kernel)
+        module.compile()
     except cupy.cuda.compiler.CompileException as error:
         raise BackendError(f"{variant.source} does not compile for this GPU with {variant.macros}: {error}") from None
+    except (ImportError, OSError, RuntimeError) as error:  # as CuPy's loader of NVRTC words it
+        raise UnavailableError(
+            f"backend cuda compiles its kernels by NVRTC, which CuPy cannot load ({_first_line(error)}); install it: "
+            "pip install nvidia-cuda-nvrtc"
+        ) from None
+    return module.get_function(variant.kernel)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import cupy
@@ -22,7 +23,7 @@ from pagesim_backends import tokens
 from pagesim_backends.cache_shape import CacheShape
 from pagesim_backends.cuda import kernels
 from pagesim_backends.cuda.attention import Decode, DecodeBuffers, Prefill
-from pagesim_backends.cuda.backend import Buffers
+from pagesim_backends.cuda.backend import NUM_TRIALS, Buffers
 from pagesim_backends.cuda.batch import PREFILL_ITEM
 from pagesim_backends.cuda.kernels import PREFILL_ROWS, Addressing, PoolView
 from pagesim_backends.cuda.launch import launch, pack
@@ -108,8 +109,8 @@ class DecodeFigures:
 class Clock:
     """Times launches by replaying them from a graph."""
 
-    def __init__(self, repeats: int = 9) -> None:
-        self.stream = cupy.cuda.Stream(non_blocking=True)
+    def __init__(self, repeats: int = 9, stream: Any = None) -> None:
+        self.stream = stream or cupy.cuda.Stream(non_blocking=True)
         self.repeats = repeats
 
     def median(self, launches: Listing[Callable[[], None]]) -> float:
@@ -188,7 +189,8 @@ class Bench:
         for addressing, early in ((Addressing.PAGED, True), (Addressing.PAGED, False), (Addressing.CONTIGUOUS, True)):
             prepared = self.prepare(point, block_size, addressing, seed=seed, early=early)
             times[addressing, early] = self.clock.median(prepared.launches)
-        plan = prepared.plan
+            if (addressing, early) == (Addressing.PAGED, True):
+                plan, plan_us = prepared.plan, prepared.plan_us
         return DecodeFigures(
             point=point.name,
             model=self.model.name,
@@ -203,7 +205,7 @@ class Bench:
             form=f"{plan.form.num_warps}x{plan.form.blocks_per_sm}",
             items=len(plan.items),
             max_splits=plan.max_splits,
-            plan_us=prepared.plan_us,
+            plan_us=plan_us,
         )
 
     def ceiling(self, num_bytes: int, *, early: bool = False) -> float:
@@ -264,23 +266,15 @@ class Bench:
         free = np.random.default_rng(seed).permutation(total)[: used * sets].astype(np.int32)
         first = np.cumsum(blocks) - blocks
         tables = first * block_size if addressing is Addressing.CONTIGUOUS else first
-        if plan_by is None:
-            decode.planner.plan(lengths, tables)  # the choice is made once for many steps
-        started = time.perf_counter()
-        plan = decode.planner.plan(lengths, tables) if plan_by is None else plan_by(decode, tables)
-        plan_us = (time.perf_counter() - started) * 1e6
         buffers = DecodeBuffers(self.memory, model.head_dim)
-        buffers.reserve(max(plan.num_slots, 1), plan.item_heads)
         rows = len(lengths) * model.num_query_heads * model.head_dim * ELEMENT_BYTES
         query, output = self._queries(rows), self.memory.reserve("output", rows)
         entries = self.memory.send("block_tables", free, self.clock.stream)
-        items = self.memory.send("items", plan.items, self.clock.stream)
-        cupy.cuda.Device().synchronize()
         # A set is its own part of the block tables; without tables, its own part of the pool.
         contiguous = addressing is Addressing.CONTIGUOUS
         jump = used * block_size * view.token_stride * ELEMENT_BYTES
 
-        def attend(index: int) -> None:
+        def attend(plan: DecodePlan, items: int, index: int) -> None:
             turn = index % sets
             place = view
             if contiguous:
@@ -299,7 +293,20 @@ class Bench:
                 early=early,
             )
 
-        return Prepared(plan, plan_us, _calls(attend, self._num_launches(sets, point.num_bytes)))
+        def launches(plan: DecodePlan, count: int) -> list[Callable[[], None]]:
+            buffers.reserve(max(plan.num_slots, 1), plan.item_heads)
+            items = self.memory.send("items", plan.items, self.clock.stream)
+            cupy.cuda.Device().synchronize()
+            return _calls(partial(attend, plan, items), count)
+
+        trial = Clock(NUM_TRIALS, self.clock.stream)
+        count = self._num_launches(sets, point.num_bytes)
+        if plan_by is None:  # the choice is made once for many steps
+            decode.planner.plan(lengths, tables, lambda plan: trial.median(launches(plan, sets)))
+        started = time.perf_counter()
+        plan = decode.planner.plan(lengths, tables) if plan_by is None else plan_by(decode, tables)
+        plan_us = (time.perf_counter() - started) * 1e6
+        return Prepared(plan, plan_us, launches(plan, count))
 
     def prefill(self, num_tokens: int, stored: int, block_size: int = 16) -> float:
         """Return the Tflop/s of prefill attention for a chunk after ``stored`` tokens, counting causal pairs."""

@@ -1,59 +1,53 @@
 """Chooses how decode attention runs a batch: its form and how far each sequence is split.
 
-The choice is by an estimate of the time, fitted to 5,724 measurements on an H200: 171 uniform and log-normal
-batches of 1 to 256 sequences, 1 to 40 KV heads, 1 MiB to 1.5 GiB of KV (results/gpu-h200). For the 153 whose
-chosen form and splits were among the measured ones it took 0.9 % longer than the best on average, 10 % at most.
-The estimate follows thread blocks as fluid: those that run share the memory's bandwidth, none is faster than
-the latency of its loads allows, and a new one starts when one ends.
+Of some two hundred plans an estimate keeps a dozen (``estimate.py``); where the caller can try them on the device,
+the fastest is taken, else the first. Batches that are alike share the choice.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from pagesim_backends.cuda import kernels
+from pagesim_backends.cuda.estimate import Timing, estimate
 from pagesim_backends.cuda.kernels import CHUNK, Form
 from pagesim_backends.cuda.plan import MAX_SPLITS, DecodePlan, Heads, Ints, split_evenly
 
-TARGETS: Final = (0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12)
+TARGETS: Final = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12)
 """Work items to aim at, in multiples of the number of multiprocessors ..."""
-MORE: Final = (1.03, 1.1, 1.25, 1.5, 2)
-"""... and in multiples of the items without any split: these cut the longest sequences only."""
+MORE: Final = (1.03, 1.1, 1.25, 1.5, 2, 3, 4, 6, 8)
+"""... and in multiples of the items without any split: the first of these cut the longest sequences only."""
+TAILS: Final = ((0.1, 4), (0.2, 4), (0.35, 4), (0.1, 8))
+"""What ``cut_tail`` is tried with: as equal items end together only by chance, the last of them are cut finer."""
 
-_MERGE_BATCH: Final = 16  # partial results that the merge asks for at once
-_SIMULATED_WAVES: Final = 8  # more of them even out
-_SIMILAR: Final = math.log(1.05)  # batches as near as this share a choice
+NUM_TRIED: Final = 12
+MOST_OF_A_FORM: Final = 2  # of those that are tried
+_BASES: Final = 3  # divisions of which tails are considered
+_SIMILAR: Final = math.log(1.1)  # batches as near as this share a choice
 
-Floats = npt.NDArray[np.float64]
+Trial = Callable[[DecodePlan], float]
+"""Says how long a plan takes, in any unit."""
 
 
 @dataclass(frozen=True)
-class Timing:
-    """What the estimate is made of, in microseconds and bytes; the defaults are those of an H200.
+class Choice:
+    """How a batch is cut.
 
     Attributes:
-        bandwidth: bytes a microsecond that the memory delivers.
-        launch: of a kernel that does nothing.
-        start: of a thread block, until its first K arrives, and its end.
-        step: the least that a warp needs for a chunk of 16 tokens: the latency of its loads.
-        merge: of splits, at least.
-        merge_batch: for each batch of partial results that a thread waits for.
-        narrow_splits: a factor on splits that are merged by two warps.
+        form: of the launch.
+        num_items: most work items before the tail is cut; 0: no sequence is split.
+        share, factor: of ``cut_tail``; a share of 0 cuts no tail.
     """
 
-    bandwidth: float = 4.75e6
-    launch: float = 4.0
-    start: float = 2.0
-    step: float = 1.5
-    merge: float = 1.0
-    merge_batch: float = 0.9
-    narrow_splits: float = 1.07
+    form: Form
+    num_items: int
+    share: float = 0.0
+    factor: int = 1
 
 
 class Planner:
@@ -85,102 +79,83 @@ class Planner:
             for form in kernels.forms(heads.group, head_dim)
             if kernels.decode_shared_bytes(form.num_warps, heads.per_item, head_dim, MAX_SPLITS) <= max_shared_bytes
         )
-        self._choices: dict[tuple[int, int, int], tuple[Form, int]] = {}
+        self._choices: dict[tuple[int, int, int], Choice] = {}
 
-    def plan(self, lengths: Ints, tables: Ints) -> DecodePlan:
+    def plan(self, lengths: Ints, tables: Ints, trial: Trial | None = None) -> DecodePlan:
         """Return the plan for sequences that attend to ``lengths`` tokens, at least 1 each.
 
         Args:
             lengths: int64.
             tables: first entry of each sequence in the block tables; contiguous: its first slot.
+            trial: tries the best estimated plans where no batch like this one came before.
         """
         chunks = -(-lengths // CHUNK)
-        form, num_items = self.choose(chunks)
-        return split_evenly(lengths, tables, self.heads, form, self.splits(chunks, num_items))
-
-    def choose(self, chunks: Ints) -> tuple[Form, int]:
-        """Return form and most work items for sequences of so many chunks; 0 items: no sequence is split.
-
-        Batches that differ by a few percent share a choice, so that a step seldom pays for one.
-        """
         key = (len(chunks), int(math.log(chunks.sum()) / _SIMILAR), int(math.log(chunks.max()) / _SIMILAR))
-        if key not in self._choices:
-            self._choices[key] = self._choose(chunks)
-        return self._choices[key]
+        choice = self._choices.get(key)
+        if choice is None:
+            found = self.candidates(chunks)
+            choice = found[0] if trial is None else min(found, key=lambda one: trial(self._cut(one, lengths, tables)))
+            self._choices[key] = choice
+        return self._cut(choice, lengths, tables)
 
-    def splits(self, chunks: Ints, num_items: int) -> Ints:
+    def candidates(self, chunks: Ints) -> list[Choice]:
+        """Return the choices of the lowest estimates for sequences of so many chunks, the best first."""
+        estimates: dict[Choice, float] = {}
+        seen: set[bytes] = set()
+
+        def consider(num_items: int, share: float = 0.0, factor: int = 1) -> float:
+            splits = self.splits(chunks, num_items, share, factor)
+            if splits.tobytes() in seen:
+                return math.inf
+            seen.add(splits.tobytes())
+            for form in self.forms:
+                time = estimate(chunks, splits, form, self.heads, self.head_dim, self.num_sms, self.timing)
+                estimates[Choice(form, num_items, share, factor)] = time
+            return min(estimates[Choice(form, num_items, share, factor)] for form in self.forms)
+
+        best = sorted((consider(num_items), num_items) for num_items in self._targets(len(chunks)))
+        for _, num_items in best[:_BASES]:
+            for share, factor in TAILS:
+                consider(num_items, share, factor)
+        taken: list[Choice] = []
+        for choice in sorted(estimates, key=estimates.__getitem__):
+            if sum(choice.form == other.form for other in taken) < MOST_OF_A_FORM:
+                taken.append(choice)
+        return taken[:NUM_TRIED]
+
+    def splits(self, chunks: Ints, num_items: int, share: float = 0.0, factor: int = 1) -> Ints:
         """Return the splits of each sequence: as long as they can be while there are at most ``num_items``.
 
-        Without room for more items than sequences and heads, one each.
+        Without room for more items than sequences and heads, one each. ``share`` and ``factor``: of ``cut_tail``.
         """
         per_sequence = self.heads.per_sequence
-        if num_items < len(chunks) * per_sequence:
-            return np.ones(len(chunks), np.int64)
-        shortest, longest = 1, int(chunks.max())
-        while shortest < longest:
-            middle = (shortest + longest) // 2
-            if int((-(-chunks // middle)).sum()) * per_sequence <= num_items:
-                longest = middle
-            else:
-                shortest = middle + 1
-        splits: Ints = np.minimum(-(-chunks // shortest), MAX_SPLITS)
-        return splits
+        splits: Ints = np.ones(len(chunks), np.int64)
+        if num_items >= len(chunks) * per_sequence:
+            shortest, longest = 1, int(chunks.max())
+            while shortest < longest:
+                middle = (shortest + longest) // 2
+                if int((-(-chunks // middle)).sum()) * per_sequence <= num_items:
+                    longest = middle
+                else:
+                    shortest = middle + 1
+            splits = np.minimum(-(-chunks // shortest), MAX_SPLITS)
+        return cut_tail(chunks, splits, share, factor) if share else splits
 
-    def _choose(self, chunks: Ints) -> tuple[Form, int]:
-        best = (math.inf, self.forms[0], 0)
-        seen: set[bytes] = set()
-        unsplit = len(chunks) * self.heads.per_sequence
-        targets = {int(target * self.num_sms) for target in TARGETS}
-        if unsplit > self.num_sms:
-            targets |= {int(more * unsplit) for more in MORE}
-        for target in (0, *sorted(targets)):
-            if 0 < target < unsplit:
-                continue
-            splits = self.splits(chunks, target)
-            if splits.tobytes() in seen:
-                continue
-            seen.add(splits.tobytes())
-            best = min(best, *((self.estimate(chunks, splits, form), form, target) for form in self.forms), key=_first)
-        return best[1], best[2]
+    def _cut(self, choice: Choice, lengths: Ints, tables: Ints) -> DecodePlan:
+        splits = self.splits(-(-lengths // CHUNK), choice.num_items, choice.share, choice.factor)
+        return split_evenly(lengths, tables, self.heads, choice.form, splits)
 
-    def estimate(self, chunks: Ints, splits: Ints, form: Form) -> float:
-        """Return the microseconds that a batch takes.
-
-        Args:
-            chunks: of each sequence.
-            splits: of each sequence.
-            form: of the launch.
-        """
-        timing, copies = self.timing, self.heads.per_sequence
-        chunk_time = CHUNK * self.head_dim * 4 / timing.bandwidth  # alone on the device, at full bandwidth
-        pace = form.num_warps / timing.step  # chunks a microsecond that one thread block can ask for
-        short, num_long = chunks // splits, chunks % splits
-        sizes = np.concatenate((np.repeat(short + 1, num_long), np.repeat(short, splits - num_long)))
-        sizes = np.sort(sizes)[::-1]
-        work = np.repeat(sizes, copies) + timing.start * pace
-        slots = self.num_sms * form.blocks_per_sm
-        if len(work) > _SIMULATED_WAVES * slots:
-            rate = min(pace, 1 / (chunk_time * slots))
-            time = max(float(work.sum()) / slots, float(work[0])) / rate
-        else:
-            time = _drain(_finish(work, slots), pace, chunk_time)
-        steps = -(-int(sizes[0]) // form.num_warps)
-        time = max(time, steps * timing.step + timing.start, float(chunks.sum()) * copies * chunk_time)
-        most = int(splits.max())
-        if most > 1:
-            rows = -(-self.heads.per_item * self.head_dim // (4 * 32 * form.num_warps))
-            time += timing.merge + timing.merge_batch * rows * -(-most // _MERGE_BATCH)
-            if form.num_warps == 2:
-                time *= timing.narrow_splits
-        return timing.launch + time
+    def _targets(self, num_sequences: int) -> list[int]:
+        unsplit = num_sequences * self.heads.per_sequence
+        targets = {int(target * self.num_sms) for target in TARGETS if target * self.num_sms >= unsplit}
+        return sorted({0} | targets | {int(more * unsplit) for more in MORE if more * unsplit > self.num_sms})
 
 
 def cut_tail(chunks: Ints, splits: Ints, share: float, factor: int) -> Ints:
     """Return splits in which the shortest items are cut finer, so that those that run last end together.
 
     Args:
-        chunks: of each sequence.
-        splits: of each sequence.
+        chunks, splits: of each sequence.
         share: of all chunks, how many lie in the sequences that are cut; at least one sequence is.
         factor: how much finer.
     """
@@ -190,25 +165,3 @@ def cut_tail(chunks: Ints, splits: Ints, share: float, factor: int) -> Ints:
     finer = splits.copy()
     finer[cut] = np.minimum(np.minimum(splits[cut] * factor, chunks[cut]), MAX_SPLITS)
     return finer
-
-
-def _first(choice: tuple[float, Form, int]) -> float:
-    return choice[0]
-
-
-def _finish(work: Floats, slots: int) -> Floats:
-    """Return when each slot is done, ascending, in units of work, if all slots progress alike."""
-    if len(work) <= slots:
-        return work[::-1]
-    ends = work[:slots].tolist()
-    heapq.heapify(ends)
-    for amount in work[slots:].tolist():
-        heapq.heapreplace(ends, ends[0] + amount)
-    return np.sort(np.array(ends))
-
-
-def _drain(ends: Floats, pace: float, chunk_time: float) -> float:
-    """Return the time until the last slot is done, with the bandwidth shared by those that still run."""
-    active = np.arange(len(ends), 0, -1)
-    rate = np.minimum(pace, 1 / (chunk_time * active))
-    return float((np.diff(ends, prepend=0.0) / rate).sum())

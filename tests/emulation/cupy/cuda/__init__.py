@@ -200,6 +200,9 @@ class RawModule:
         self._code = code
         self._options = options
 
+    def compile(self) -> None:
+        """Do nothing: a library holds one kernel, so its name is needed first."""
+
     def get_function(self, name: str) -> Kernel:
         """Return the kernel."""
         return Kernel(_library(self._code, self._options, name), name)
