@@ -108,8 +108,8 @@ def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
             results |= _beside(bench, points, quick=quick)
         _save(out, results)
         del bench
-    for model in () if quick else OTHERS:
-        bench = measure.Bench(measure.Model(*model), 2 * GIB, clock)
+    for sizes in () if quick else OTHERS:
+        bench = measure.Bench(measure.Model(*sizes), 2 * GIB, clock)
         for count, length in ((64, 1024), (64, 4096)):
             point = measure.Point(f"{count}x{length}", bench.model, (length,) * count)
             figures = bench.decode(point)
