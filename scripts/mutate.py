@@ -49,10 +49,12 @@ NEAREST = {
     "pagesim/blocks.py": ["tests/unit/test_blocks.py"],
     "pagesim/allocators": [
         "tests/unit/test_allocators.py",
+        "tests/unit/test_allocator_edges.py",
+        "tests/unit/test_reservations.py",
         "tests/unit/test_placement.py",
         "tests/property/test_copy_on_write_model.py",
     ],
-    "pagesim/schedulers": ["tests/unit/test_schedulers.py"],
+    "pagesim/schedulers": ["tests/unit/test_schedulers.py", "tests/unit/test_work_left.py"],
 }
 """The tests that are about a file."""
 
@@ -60,6 +62,7 @@ SUITE = [
     "tests/golden",
     "tests/unit/test_schedulers.py",
     "tests/unit/test_allocators.py",
+    "tests/unit/test_allocator_edges.py",
     "tests/unit/test_account.py",
     "tests/unit/test_recorder.py",
     "tests/property/test_core_oracle.py",

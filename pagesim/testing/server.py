@@ -2,8 +2,9 @@
 
     serve(Doubling, num_blocks=4, block_size=2, scheduler="chunked", requests=[(0, 3, 5), (0, 2, 4)])
 
-Requests are (arrival, prompt, output[, sequences[, estimate[, group]]]), in ticks and tokens. The run is made
-twice, with and without fast-forwarding. Raises ContractError, with this call, when a rule is broken.
+Requests are (arrival, prompt, output[, sequences[, estimate[, group]]]), in ticks and tokens; samples of different
+lengths are given as a tuple of outputs. The run is made twice, with and without fast-forwarding. Raises
+ContractError, with this call, when a rule is broken.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from pagesim.testing.program import Expression, as_test, call, given
 
 
 class Arrival(NamedTuple):
-    """One request of a workload: ticks and tokens."""
+    """One request of a workload: ticks and tokens. An ``output`` of its own for each sample, or one for all."""
 
     at: int
     prompt: int
-    output: int
+    output: int | tuple[int, ...]
     sequences: int = 1
     estimate: int | None = None
     group: int | None = None
@@ -170,7 +171,12 @@ class _Run:
         return text if self.engine is None else f"{self.engine.picture()}\n{text}"
 
     def _request(self, number: int, arrival: Arrival) -> Request:
-        request = Request(number, *arrival[:5])
+        outputs = arrival.output if isinstance(arrival.output, tuple) else (arrival.output,) * arrival.sequences
+        if len(outputs) != arrival.sequences:
+            raise ValueError(f"{arrival}: {len(outputs)} outputs for {arrival.sequences} sequences")
+        request = Request(number, arrival.at, arrival.prompt, max(outputs), arrival.sequences, arrival.estimate)
+        if len({*outputs}) > 1:
+            request.give_lengths(list(outputs))
         request.oracle = self.is_oracle
         if arrival.group is not None:
             request.prefix_group, request.prefix_tokens = arrival.group, self.arguments["prefix_tokens"]

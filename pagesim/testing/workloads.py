@@ -25,8 +25,10 @@ def servers(
     """Draw the arguments of ``serve``: memory that holds the longest request, and some of the others."""
     scheduler = draw(st.sampled_from(sorted(schedulers)))
     width = draw(st.sampled_from([1, 1, 2, 3]))
-    requests = draw(_requests(width, shares="Prefixes" in capabilities))
-    longest = max(prompt + output for _, prompt, output, *_ in requests)
+    beams = draw(st.none() | st.integers(0, 9)) if width > 1 and "Forks" in capabilities else None
+    sizes = draw(st.lists(_SIZES, min_size=1, max_size=6))
+    requests = draw(_requests(sizes, width, shares="Prefixes" in capabilities, in_step=width == 1 or beams is not None))
+    longest = max(prompt + output for _, prompt, output in sizes)
     block_size = draw(st.integers(1, 5))
     num_slots = longest + draw(st.integers(0, longest * (1 + width)))
     arguments: dict[str, Any] = {
@@ -46,8 +48,8 @@ def servers(
     arguments["max_num_batched_tokens"] = draw(st.integers(8, 40)) if chunks else arguments["max_model_len"] * width
     if preemption != "recompute":
         arguments["host_blocks"] = draw(st.sampled_from([100, 5, 1]))
-    if width > 1 and "Forks" in capabilities:
-        arguments["beams"] = draw(st.none() | st.integers(0, 9))
+    if beams is not None:
+        arguments["beams"] = beams
     if any(len(request) > 5 and request[5] is not None for request in requests):
         arguments["prefix_tokens"] = draw(st.sampled_from([4, 1, 7]))
         if policy.takes("pin_prefixes"):
@@ -56,13 +58,16 @@ def servers(
 
 
 @st.composite
-def _requests(draw: st.DrawFn, width: int, *, shares: bool) -> list[tuple[Any, ...]]:
+def _requests(
+    draw: st.DrawFn, sizes: list[tuple[int, int, int]], width: int, *, shares: bool, in_step: bool
+) -> list[tuple[Any, ...]]:
+    """Draw requests of ``width`` sequences, which end together if they are ``in_step``."""
     at, requests = 0, []
     groups = st.sampled_from([None, 0, 0, 1]) if shares and draw(st.booleans()) else st.none()
-    for gap, prompt, output in draw(st.lists(_SIZES, min_size=1, max_size=6)):
+    for gap, prompt, output in sizes:
         at += gap
-        estimate = draw(st.sampled_from([None, None, 1, 5]))
-        requests.append((at, prompt, output, width, estimate, draw(groups)))
+        outputs = output if in_step or draw(st.booleans()) else tuple(max(output - 4 * way, 1) for way in range(width))
+        requests.append((at, prompt, outputs, width, draw(st.sampled_from([None, None, 1, 5])), draw(groups)))
     return requests
 
 

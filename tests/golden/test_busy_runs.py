@@ -1,7 +1,8 @@
 """Golden counts of a server that is short of everything, for each policy under each scheduler.
 
-The trace has single requests, groups of two and three and prefixes that requests share; it is served with independent
-samples and with beams. ``serve`` holds every rule meanwhile, and makes each run twice, fast-forwarded and not.
+The trace has single requests, groups of two and three and prefixes that requests share; it is served with samples of
+different lengths, with beams, and with prefixes that are pinned. ``serve`` holds every rule meanwhile, and makes each
+run twice, fast-forwarded and not.
 The counts say which decisions were taken: whoever changes one on purpose writes them anew, with
 
     python -m tests.golden.test_busy_runs > tests/golden/busy_runs.txt
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +24,11 @@ from pagesim.allocators.ideal import Ideal
 from pagesim.allocators.paged import Paged
 from pagesim.allocators.swapping import Swapping
 from pagesim.testing import serve
+from pagesim.testing.policies import Policy
 
 GOLDEN = Path(__file__).parent / "busy_runs.txt"
 SCHEDULERS = ("chunked", "mixed", "prefill_first", "static")
-WORKLOADS: dict[str, dict[str, Any]] = {"samples": {"beams": None}, "beams": {"beams": 1}}
+WORKLOADS: dict[str, dict[str, Any]] = {"samples": {}, "beams": {"beams": 1}, "pinned": {"pin_prefixes": True}}
 
 POLICIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "paged": (Paged, {"block_size": 2}),
@@ -43,19 +46,19 @@ POLICIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
 }
 NUM_SLOTS = 48
 
-# Arrival, prompt, output, sequences, estimate, prefix group
-TRACE = [
+# Arrival, prompt, output (of each sample; beams are as long as the longest), sequences, estimate, prefix group
+TRACE: list[tuple[Any, ...]] = [
     (0, 9, 12, 1, None, 0),
-    (0, 5, 9, 3, 4, None),
+    (0, 5, (9, 6, 2), 3, 4, None),
     (0, 3, 20, 1, 6, None),
     (2, 10, 6, 2, None, 0),
     (2, 8, 1, 1, None, 1),
     (9, 14, 10, 1, 3, None),
-    (9, 9, 5, 3, None, 1),
+    (9, 9, (7, 5, 1), 3, None, 1),
     (30, 1, 2, 1, None, None),
-    (31, 11, 13, 2, 9, 0),
+    (31, 11, (13, 4), 2, 9, 0),
     (60, 2, 17, 1, 20, None),
-    (61, 9, 8, 2, 3, 1),
+    (61, 9, (8, 2), 2, 3, 1),
     (61, 7, 4, 1, None, 0),
     (190, 16, 14, 1, 5, None),
     (190, 4, 11, 3, None, None),
@@ -93,6 +96,10 @@ COLUMNS = (
 )
 
 
+def _in_step(at: int, prompt: int, output: int | tuple[int, ...], *others: Any) -> tuple[Any, ...]:
+    return (at, prompt, max(output) if isinstance(output, tuple) else output, *others)
+
+
 class Case(NamedTuple):
     """One run."""
 
@@ -107,7 +114,7 @@ class Case(NamedTuple):
         return serve(
             policy,
             scheduler=self.scheduler,
-            requests=TRACE,
+            requests=[_in_step(*each) if self.workload == "beams" else each for each in TRACE],
             num_blocks=NUM_SLOTS // options.get("block_size", 1),
             watermark=1,
             max_num_seqs=7,
@@ -119,7 +126,16 @@ class Case(NamedTuple):
         )
 
 
-CASES = [Case(*each) for each in ((p, s, w) for p in POLICIES for s in SCHEDULERS for w in WORKLOADS)]
+def cases() -> Iterator[Case]:
+    """Yield what is run: only who can share prefixes can pin them."""
+    for (policy, (cls, options)), scheduler in product(POLICIES.items(), SCHEDULERS):
+        yield Case(policy, scheduler, "samples")
+        yield Case(policy, scheduler, "beams")
+        if Policy(cls, options).takes("pin_prefixes"):
+            yield Case(policy, scheduler, "pinned")
+
+
+CASES = list(cases())
 
 
 def lines() -> Iterator[str]:

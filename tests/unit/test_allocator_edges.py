@@ -1,0 +1,61 @@
+"""Exactly full, exactly stored: the edges at which policies that page and share decide."""
+
+from __future__ import annotations
+
+import pytest
+
+from pagesim.allocators.base import Bulk
+from pagesim.allocators.copy_on_write import CopyOnWrite
+from pagesim.allocators.paged import Paged
+from pagesim.allocators.swapping import Swapping
+from pagesim.blocks import BlockPool
+from pagesim.sequence import Request, Sequence
+
+
+def stored(allocator: Paged | CopyOnWrite, number: int, prompt: int, num_stored: int, group: int | None) -> Sequence:
+    """Return a sequence that holds its prompt, of which a part is stored, and which begins with 4 shared tokens."""
+    request = Request(number, 0, prompt, 9)
+    if group is not None:
+        request.prefix_group, request.prefix_tokens = group, 4
+    sequence = request.sequences[0]
+    assert allocator.allocate(sequence, prompt) is not None
+    sequence.num_stored = num_stored
+    return sequence
+
+
+@pytest.mark.parametrize("policy", [Paged, CopyOnWrite, Swapping])
+def test_extend_takes_the_last_block_and_not_one_more(policy: type[Paged | CopyOnWrite]) -> None:
+    allocator = policy(BlockPool(6, 2))
+    assert isinstance(allocator, Bulk)
+    full = [stored(allocator, number, 4, 4, None) for number in range(2)]
+    before = [list(sequence.block_table) for sequence in full]
+    assert allocator.extend(full) is True
+    assert allocator.pool.num_free == 0
+    assert [sequence.block_table[:2] for sequence in full] == before
+    assert sorted(block for sequence in full for block in sequence.block_table) == list(range(6))
+    for sequence in full:
+        sequence.num_stored = 6
+    allocator.free(full.pop())
+    first = full[0]
+    other = stored(allocator, 2, 4, 4, None)
+    third = list(first.block_table), list(other.block_table)
+    assert allocator.pool.num_free == 1
+    assert allocator.extend([first, other]) is False, "INV-4"
+    assert (first.block_table, other.block_table) == third
+    assert allocator.extend([other]) is True
+
+
+@pytest.mark.parametrize("policy", [CopyOnWrite, Swapping])
+@pytest.mark.parametrize(("num_stored", "matched"), [(3, 0), (4, 4), (5, 4)])
+def test_a_pinned_prefix_stays_if_its_writer_leaves_when_all_of_it_is_stored(
+    policy: type[CopyOnWrite], num_stored: int, matched: int
+) -> None:
+    allocator = policy(BlockPool(8, 2), pin_prefixes=True)
+    writer = stored(allocator, 0, 7, num_stored, 5)
+    allocator.free(writer)
+    follower = Request(1, 0, 7, 9)
+    follower.prefix_group, follower.prefix_tokens = 5, 4
+    assert allocator.match(follower.sequences[0]) == matched
+    assert allocator.pool.num_held == matched // 2
+    allocator.release_pins()
+    assert allocator.pool.num_held == 0
