@@ -17,7 +17,6 @@ class Doubling:
     """Paged, but grows a sequence's block table by doubling it."""
 
     bulk = True
-    stable_refusal = True
 
     def __init__(self, pool: BlockPool) -> None:
         self.pool = pool

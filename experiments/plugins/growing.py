@@ -27,7 +27,6 @@ class Growing:
     """
 
     bulk = True
-    stable_refusal = True
     contiguous = True
 
     def __init__(self, pool: BlockPool, growth: float = 1.25) -> None:

@@ -82,7 +82,12 @@ class CheckingBackend:
                 raise RuleError(rule, f"{name} reads {wanted} as its token {position}", f"{found} in slot {slot}")
 
     def _check_counts(self, step: Step, names: dict[Sequence, str]) -> None:
-        """The counts by which a cost model prices a step are those of its sequences."""
+        """The counts by which a cost model prices a step are those of its sequences, and no prefill is empty."""
+        empty = [names[chunk.sequence] for chunk in step.prefills if chunk.num_tokens < 1]
+        if empty:
+            raise RuleError(
+                "answer", "a step that prefills one token or more of each prompt in it", f"{empty} with none"
+            )
         entries = sum(len(s.block_table) for s in [*step.decodes, *(chunk.sequence for chunk in step.prefills)])
         wanted = (len(step.decodes), sum(sequence.num_stored + 1 for sequence in step.decodes), entries)
         found = (step.num_decodes, step.context_tokens, step.table_entries)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pagesim import plugins
 from pagesim.allocators.contiguous import Contiguous
 from pagesim.allocators.copy_on_write import CopyOnWrite
 from pagesim.allocators.ideal import Ideal
@@ -26,6 +27,7 @@ from pagesim.allocators.swapping import Swapping
 from pagesim.testing import serve
 from pagesim.testing.policies import Policy
 
+PLUGINS = Path(__file__).parents[2] / "experiments" / "plugins"
 GOLDEN = Path(__file__).parent / "busy_runs.txt"
 SCHEDULERS = ("chunked", "mixed", "prefill_first", "static")
 WORKLOADS: dict[str, dict[str, Any]] = {"samples": {}, "beams": {"beams": 1}, "pinned": {"pin_prefixes": True}}
@@ -43,6 +45,8 @@ POLICIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
         {"reserve": "pow2", "host_blocks": 40, "preemption": "swap", "placement": "best_fit"},
     ),
     "oracle": (Contiguous, {"reserve": "oracle", "placement": "best_fit", "victim": "longest_remaining"}),
+    "doubling": (plugins.resolve("allocator", "doubling:Doubling", PLUGINS), {"block_size": 2}),
+    "growing": (plugins.resolve("allocator", "growing:Growing", PLUGINS), {"admission": "after_preempted"}),
 }
 NUM_SLOTS = 48
 
@@ -127,12 +131,14 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """Yield what is run: only who can share prefixes can pin them."""
-    for (policy, (cls, options)), scheduler in product(POLICIES.items(), SCHEDULERS):
-        yield Case(policy, scheduler, "samples")
-        yield Case(policy, scheduler, "beams")
-        if Policy(cls, options).takes("pin_prefixes"):
-            yield Case(policy, scheduler, "pinned")
+    """Yield what is run: without forks there are no beams, and only who can share prefixes can pin them."""
+    for (name, (cls, options)), scheduler in product(POLICIES.items(), SCHEDULERS):
+        policy = Policy(cls, {key: options[key] for key in options if plugins.accepts(cls, key)})
+        yield Case(name, scheduler, "samples")
+        if "Forks" in policy.capabilities():
+            yield Case(name, scheduler, "beams")
+        if policy.takes("pin_prefixes"):
+            yield Case(name, scheduler, "pinned")
 
 
 CASES = list(cases())
