@@ -109,9 +109,11 @@ def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
         _save(out, results)
         del bench
     for sizes in () if quick else OTHERS:
-        bench = measure.Bench(measure.Model(*sizes), 2 * GIB, clock)
-        for count, length in ((64, 1024), (64, 4096)):
-            point = measure.Point(f"{count}x{length}", bench.model, (length,) * count)
+        model = measure.Model(*sizes)
+        points = [measure.Point(f"64x{length}", model, (length,) * 64) for length in (1024, 4096)]
+        largest = max(point.num_bytes for point in points)
+        bench = measure.Bench(model, max(largest + largest // 8, 2 * GIB), clock)
+        for point in points:
             figures = bench.decode(point)
             results["shapes"].append(asdict(figures))
             print(_row(figures, _sdpa(point, clock)), flush=True)

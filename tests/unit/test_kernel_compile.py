@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from pagesim.errors import BackendError
-from pagesim_backends.cuda import kernels
-from pagesim_backends.cuda.kernels import Addressing, Form, Resources, Variant
+from pagesim_backends.cuda import kernels, offline
+from pagesim_backends.cuda.kernels import Addressing, Form, Variant
+from pagesim_backends.cuda.offline import Resources
 
 ARCHITECTURES = ["sm_80", "sm_89", "sm_90"]
 
 needs_compiler = pytest.mark.skipif(
-    kernels.find_compiler() is None, reason="needs a CUDA compiler: CuPy with NVRTC (the extra cuda13), or nvcc"
+    offline.find_compiler() is None, reason="needs a CUDA compiler: pip install nvidia-cuda-nvrtc, or nvcc"
 )
 
 
@@ -44,7 +45,7 @@ def name_of(variant: Variant) -> str:
 @needs_compiler
 @pytest.mark.parametrize("variant", decode_variants() + other_variants(), ids=name_of)
 def test_fits_the_registers_on_hopper_without_spilling(variant: Variant) -> None:
-    found = kernels.compile_cubin(variant, "sm_90")
+    found = offline.compile_cubin(variant, "sm_90")
     assert found.spilled_bytes == 0
     assert found.stack_bytes == 0
     assert found.registers <= variant.max_registers
@@ -57,10 +58,10 @@ def test_fits_the_registers_on_ampere_and_ada(head_dim: int, architecture: str) 
     for group in (1, 16):
         form = kernels.forms(group, head_dim)[0]
         variant = kernels.decode_variant(head_dim, True, group, form, Addressing.PAGED)
-        found = kernels.compile_cubin(variant, architecture)
+        found = offline.compile_cubin(variant, architecture)
         assert (found.spilled_bytes, found.stack_bytes) == (0, 0), variant
         assert found.registers <= variant.max_registers
-    found = kernels.compile_cubin(kernels.prefill_variant(head_dim, False, Addressing.PAGED), architecture)
+    found = offline.compile_cubin(kernels.prefill_variant(head_dim, False, Addressing.PAGED), architecture)
     assert (found.spilled_bytes, found.stack_bytes) == (0, 0)
 
 
@@ -74,7 +75,7 @@ def test_every_variant_of_decode_attention(head_dim: int, architecture: str) -> 
             for form in kernels.forms(group, head_dim):
                 for way in Addressing:
                     variant = kernels.decode_variant(head_dim, bf16, group, form, way)
-                    found = kernels.compile_cubin(variant, architecture)
+                    found = offline.compile_cubin(variant, architecture)
                     assert (found.spilled_bytes, found.stack_bytes) == (0, 0), variant
                     assert found.registers <= variant.max_registers
 
@@ -84,7 +85,7 @@ def test_what_does_not_compile_is_told_in_the_compilers_words() -> None:
     broken = kernels.decode_variant(256, False, 16, Form(4, 2), Addressing.PAGED)
     macros = tuple((name, 2 if name == "HEAD_TILES" else value) for name, value in broken.macros)
     with pytest.raises(BackendError, match=r"paged_attention.cu does not compile for sm_90: (.|\n)*two tiles of heads"):
-        kernels.compile_cubin(Variant(broken.source, broken.kernel, macros), "sm_90")
+        offline.compile_cubin(Variant(broken.source, broken.kernel, macros), "sm_90")
 
 
 def test_the_assemblers_report_is_read() -> None:
@@ -94,9 +95,9 @@ ptxas info    : Used 40 registers, used 1 barriers
 ptxas info    : Function properties for decode_attention
     16 bytes stack frame, 24 bytes spill stores, 36 bytes spill loads
 ptxas info    : Used 168 registers, used 1 barriers, 16 bytes smem"""
-    assert kernels.parse_resources(log, "decode_attention") == Resources(168, 60, 16)
+    assert offline.parse_resources(log, "decode_attention") == Resources(168, 60, 16)
     with pytest.raises(BackendError, match="reports nothing about prefill_attention"):
-        kernels.parse_resources(log, "prefill_attention")
+        offline.parse_resources(log, "prefill_attention")
 
 
 def test_forms_keep_eight_or_twelve_warps_on_a_multiprocessor() -> None:

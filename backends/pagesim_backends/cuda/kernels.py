@@ -2,15 +2,11 @@
 
 A *variant* is a source file, its kernels and the macros it is compiled with; sizes and types are macros
 because registers are counted at compile time. Nothing is included from outside this folder, so NVRTC
-alone compiles every variant, on a machine without a GPU too (``compile_cubin``).
+alone compiles every variant, on a machine without a GPU too (``offline.py``).
 """
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -230,80 +226,3 @@ def load(variant: Variant, device: int) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a compiled kernel takes of a multiprocessor."""
-
-    registers: int
-    spilled_bytes: int
-    stack_bytes: int
-
-
-def compile_cubin(variant: Variant, architecture: str) -> Resources:
-    """Compile without a GPU and return what the assembler reports.
-
-    By NVRTC where CuPy is installed, else by ``nvcc``; either needs no driver.
-
-    Args:
-        variant: what to compile.
-        architecture: ``sm_80``, ``sm_90`` and so on.
-
-    Raises BackendError with the compiler's words if it does not compile, or if there is no compiler.
-    """
-    compiler = find_compiler()
-    if compiler is None:
-        raise BackendError("no CUDA compiler: install the extra cuda13, or put nvcc on the path")
-    log = (_by_nvrtc if compiler == "nvrtc" else _by_nvcc)(variant, architecture)
-    return parse_resources(log, variant.kernel)
-
-
-def find_compiler() -> str | None:
-    """Return ``nvrtc``, ``nvcc`` or None."""
-    try:
-        from cupy.cuda import nvrtc
-
-        nvrtc.getVersion()
-    except Exception:  # CuPy raises its own errors where the library is missing
-        return "nvcc" if shutil.which("nvcc") else None
-    return "nvrtc"
-
-
-def _by_nvrtc(variant: Variant, architecture: str) -> str:
-    from cupy.cuda import nvrtc
-
-    program = nvrtc.createProgram((FOLDER / variant.source).read_text(), variant.source, [], [])
-    try:
-        nvrtc.compileProgram(program, [*variant.options, f"-arch={architecture}", "--ptxas-options=-v"])
-        return str(nvrtc.getProgramLog(program))
-    except nvrtc.NVRTCError:
-        raise BackendError(
-            f"{variant.source} does not compile for {architecture}: {nvrtc.getProgramLog(program)}"
-        ) from None
-    finally:
-        nvrtc.destroyProgram(program)
-
-
-def _by_nvcc(variant: Variant, architecture: str) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["nvcc", "-cubin", f"-arch={architecture}", "-Xptxas", "-v", *variant.options]
-        command += ["-o", f"{folder}/kernel.cubin", str(FOLDER / variant.source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BackendError(f"{variant.source} does not compile for {architecture}: {done.stderr}")
-    return done.stderr
-
-
-def parse_resources(log: str, kernel: str) -> Resources:
-    """Return what ``ptxas -v`` says about one kernel. Raises BackendError if it says nothing."""
-    match = re.search(
-        rf"Function properties for {kernel}\s.*?"
-        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
-        log,
-        re.DOTALL,
-    )
-    if match is None:
-        raise BackendError(f"the assembler reports nothing about {kernel}: {log}")
-    stack, stores, loads, registers = map(int, match.groups())
-    return Resources(registers, stores + loads, stack)

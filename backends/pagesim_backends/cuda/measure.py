@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pagesim.blocks import BlockOps, Copy, Op, SwapIn, SwapOut
+from pagesim.errors import BackendError
 from pagesim_backends import tokens
 from pagesim_backends.cache_shape import CacheShape
 from pagesim_backends.cuda import kernels
@@ -262,6 +263,8 @@ class Bench:
         )
         blocks = -(-lengths // block_size)
         used, total = int(blocks.sum()), self.num_slots // block_size
+        if used > total:
+            raise BackendError(f"{point.name} needs {used} blocks of {block_size} and the pool has {total}")
         sets = max(1, min(total // used, self._num_sets(point.num_bytes, self.data.nbytes)))
         free = np.random.default_rng(seed).permutation(total)[: used * sets].astype(np.int32)
         first = np.cumsum(blocks) - blocks
