@@ -130,6 +130,8 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, ast.AST]]:
             yield f"{type(node.op).__name__} is left out", operand
         case ast.Name(id=name, ctx=ast.Load()) if name in _NAMES:
             yield f"{name} -> {_NAMES[name]}", ast.Name(_NAMES[name])
+        case ast.Call(func=ast.Name(id="min" | "max")):  # of which the order of the arguments means nothing
+            pass
         case ast.Call(args=[first, second, *rest]) if not _is_starred(first, second):
             yield "arguments swapped", _with(node, args=[second, first, *rest])
         case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):

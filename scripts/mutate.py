@@ -54,7 +54,11 @@ NEAREST = {
         "tests/unit/test_placement.py",
         "tests/property/test_copy_on_write_model.py",
     ],
-    "pagesim/schedulers": ["tests/unit/test_schedulers.py", "tests/unit/test_work_left.py"],
+    "pagesim/schedulers": [
+        "tests/unit/test_schedulers.py",
+        "tests/unit/test_work_left.py",
+        "tests/unit/test_plain_policy.py",
+    ],
 }
 """The tests that are about a file."""
 
