@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagesim_backends.cuda.estimate import Timing, estimate
 from pagesim_backends.cuda.kernels import CHUNK, HEAD_DIMS, Form, decode_shared_bytes
 from pagesim_backends.cuda.plan import MAX_SPLITS, WORK_ITEM, DecodePlan, Heads, split_evenly
-from pagesim_backends.cuda.planner import Planner
+from pagesim_backends.cuda.planner import MOST_OF_A_FORM, NUM_TRIED, Planner, cut_tail
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=12)
 
@@ -106,3 +107,40 @@ def test_forms_fit_the_shared_memory_of_the_device(head_dim: int) -> None:
 
 def test_a_work_item_is_32_bytes() -> None:
     assert WORK_ITEM.itemsize == 32
+
+
+def test_the_fastest_of_the_plans_that_are_tried_is_kept() -> None:
+    planner = Planner(Heads.of(32, 8, 128), 128, 132)
+    lengths, tables = np.full(20, 900), np.zeros(20, np.int64)
+    tried: list[DecodePlan] = []
+
+    def trial(plan: DecodePlan) -> float:
+        tried.append(plan)
+        return 1.0 if plan.form == Form(8, 1) and plan.max_splits > 1 else 2.0 + 0.001 * len(tried)
+
+    chosen = planner.plan(lengths, tables, trial)
+    assert (chosen.form, chosen.max_splits > 1) == (Form(8, 1), True)
+    assert len({(plan.form, plan.items.tobytes()) for plan in tried}) == NUM_TRIED
+    assert max(Counter(plan.form for plan in tried[:NUM_TRIED]).values()) == MOST_OF_A_FORM
+    count = len(tried)
+    again = planner.plan(lengths + 3, tables, trial)
+    assert (again.form, len(tried)) == (Form(8, 1), count)  # a batch alike is not tried again
+    check(again, (lengths + 3).tolist(), planner.heads)
+
+
+def test_the_last_items_are_cut_finer() -> None:
+    chunks, splits = np.array([64, 10, 20, 6]), np.array([2, 1, 1, 1])
+    assert cut_tail(chunks, splits, 0.1, 4).tolist() == [2, 1, 1, 4]
+    assert cut_tail(chunks, splits, 0.2, 8).tolist() == [2, 8, 1, 6]
+    assert cut_tail(chunks, splits, 0.0, 4).tolist() == [2, 1, 1, 4]  # one sequence at least
+    assert splits.tolist() == [2, 1, 1, 1]
+
+
+def test_an_estimate_is_at_least_the_time_to_read_and_prefers_even_shares() -> None:
+    heads, timing = Heads.of(32, 8, 128), Timing()
+    chunks = np.full(16, 256)
+    whole, split = (estimate(chunks, np.full(16, count), Form(12, 1), heads, 128, 132, timing) for count in (1, 16))
+    read = 16 * 4096 * 8 * 128 * 4 / timing.bandwidth
+    assert read < whole < split
+    uneven = estimate(np.array([4096 - 15, *[1] * 15]), np.ones(16, np.int64), Form(12, 1), heads, 128, 132, timing)
+    assert uneven > 5 * whole

@@ -184,7 +184,8 @@ class Prefill:
             log2_block_size=pool.block_size.bit_length() - 1,
         )
         grid = (num_items, self.num_kv_heads)
-        launch(self.kernel, grid, 256, params, stream, shared_bytes=self.shared_bytes, early=True)
+        threads = 32 * kernels.PREFILL_WARPS
+        launch(self.kernel, grid, threads, params, stream, shared_bytes=self.shared_bytes, early=True)
 
 
 def allow_shared(kernel: Any, num_bytes: int) -> None:

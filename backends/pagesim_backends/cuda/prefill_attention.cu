@@ -1,8 +1,9 @@
 // Prefill attention: a chunk of a prompt attends, causally, to itself and to what is already in the cache.
 //
 // Compiled for each HEAD_DIM and BF16, and IS_CONTIGUOUS: a sequence is one run of slots, without a table.
+// NUM_WARPS, MIN_BLOCKS and KEYS (of a tile) are chosen by kernels.py for each head size.
 //
-// A thread block computes 128 rows of one KV head, 16 a warp. A row is (token, query head of the group): row r
+// A thread block computes 16 rows a warp of one KV head. A row is (token, query head of the group): row r
 // of a chunk is token r / group, head r % group, so a group shares each load of K and V. Key tiles go through
 // shared memory, two at a time: while one is computed with, cp.async brings the next.
 //
@@ -16,10 +17,8 @@
 
 #include "fragments.cuh"
 
-constexpr int NUM_WARPS = 8;
 constexpr int THREADS = NUM_WARPS * WARP;
 constexpr int ROWS = 16 * NUM_WARPS;                    // of a thread block
-constexpr int KEYS = HEAD_DIM > 128 ? 16 : 64;          // of a tile; 16 where the output alone takes half the registers
 constexpr int SPANS = HEAD_DIM / 32;
 constexpr bool TAIL = HEAD_DIM % 32 != 0;               // head size 80
 constexpr int K_ROW = HEAD_DIM + (96 - HEAD_DIM % 64) % 64;  // elements; 32 past a multiple of 64
@@ -66,7 +65,7 @@ __device__ __forceinline__ void fetch(const PrefillParams& p, const PrefillItem&
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) prefill_attention(const __grid_constant__ PrefillParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) prefill_attention(const __grid_constant__ PrefillParams p) {
   extern __shared__ float4 dynamic[];
   element* stages = reinterpret_cast<element*>(dynamic);
   let_next_start();
