@@ -112,7 +112,7 @@ def lines() -> Iterator[str]:
         yield f"{policy} {scheduler} | {' '.join(str(total[column]) for column in COLUMNS)}"
 
 
-@pytest.mark.parametrize(("policy", "scheduler"), product(POLICIES, SCHEDULERS))
+@pytest.mark.parametrize(("policy", "scheduler"), [*product(POLICIES, SCHEDULERS)])
 def test_golden_counts_of_odd_servers(policy: str, scheduler: str) -> None:
     texts = GOLDEN.read_text(encoding="utf-8").splitlines()[1:]
     counts = dict(line.split(" | ") for line in texts)[f"{policy} {scheduler}"]
