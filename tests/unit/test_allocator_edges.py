@@ -59,3 +59,22 @@ def test_a_pinned_prefix_stays_if_its_writer_leaves_when_all_of_it_is_stored(
     assert allocator.pool.num_held == matched // 2
     allocator.release_pins()
     assert allocator.pool.num_held == 0
+
+
+@pytest.mark.parametrize("policy", [CopyOnWrite, Swapping])
+def test_a_prefix_stays_known_when_its_writer_starts_anew(policy: type[CopyOnWrite]) -> None:
+    allocator = policy(BlockPool(12, 2))
+    writer, first, second = (Request(number, 0, 7, 9) for number in range(3))
+    for request in (writer, first, second):
+        request.prefix_group, request.prefix_tokens = 5, 4
+    assert allocator.allocate(writer.sequences[0], 7) == []
+    assert allocator.match(first.sequences[0]) == 0, "nothing of it is stored yet"
+    writer.sequences[0].num_stored = 7
+    assert allocator.match(first.sequences[0]) == 4
+    assert allocator.allocate(first.sequences[0], 7) == []
+    allocator.free(writer.sequences[0])
+    writer.sequences[0].num_stored = 0  # preempted, to be computed again
+    assert allocator.match(second.sequences[0]) == 4
+    assert allocator.match(writer.sequences[0]) == 4
+    assert allocator.allocate(writer.sequences[0], 7) == []
+    assert writer.sequences[0].block_table[:2] == first.sequences[0].block_table[:2]
