@@ -32,6 +32,7 @@ class Paired:
     """
 
     exclusive = True
+    measures = True
 
     def __init__(self, measured: Backend, model: CostModel) -> None:
         self.measured = measured

@@ -60,8 +60,12 @@ def test_scores_far_apart() -> None:
 
 
 def test_steps_and_graphs() -> None:
-    names = ("test_a_step_says_what_it_moved_and_read", "test_a_graph_is_replayed_while_lengths_change")
-    run(*(f"{BACKEND}::{name}" for name in names), expected=2)
+    names = (
+        "test_a_step_says_what_it_moved_and_read",
+        "test_a_graph_is_replayed_while_lengths_change",
+        "test_plans_that_are_tried_leave_no_trace",
+    )
+    run(*(f"{BACKEND}::{name}" for name in names), expected=3)
 
 
 @pytest.mark.slow

@@ -109,6 +109,9 @@ class Cuda:
     exclusive = True
     """One run at a time: a second one on the same GPU would be measured too."""
 
+    measures = True
+    """Durations are measured: no other run gives the same ones, so its steps are worth keeping."""
+
     def __init__(
         self,
         *,
