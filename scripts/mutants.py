@@ -101,9 +101,15 @@ def _code(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
         if field == "exc":  # the message of an error
             continue
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.Import | ast.ImportFrom | ast.JoinedStr) or not isinstance(child, ast.AST):
-                continue
-            yield from _code(child)
+            if isinstance(child, ast.AST) and not _is_for_readers(child):
+                yield from _code(child)
+
+
+def _is_for_readers(node: ast.AST) -> bool:
+    """Whether a part is an import, text, or what a module says it has."""
+    if isinstance(node, ast.Assign):
+        return any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
+    return isinstance(node, ast.Import | ast.ImportFrom | ast.JoinedStr)
 
 
 def _changes(node: ast.expr | ast.stmt) -> Iterator[tuple[str, ast.AST]]:

@@ -6,7 +6,7 @@
 Each mutant (see mutants.py) is written into a copy of the tree in a temporary folder, never into the checkout, and the
 fast part of the suite is run there, the tests nearest to the changed file first. A mutant counts as caught when a test
 fails, or takes so long that it looks endless. Survivors are printed as diffs; what is known about one, such as that it
-changes nothing, is looked up in mutants_alive.yaml by the lines that differ. Ends with 1 if nothing is known of one.
+changes nothing, is looked up in mutants_alive.yaml by file and lines. Ends with 1 if nothing is known of one.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _run(planted: list[Mutant], trees: list[Tree]) -> list[Verdict]:
         seconds = time.perf_counter() - started
         said = "SURVIVED" if by is None else f"caught by {by.removeprefix('FAILED ')}"
         print(f"{number:3d} {mutant}: {said} ({seconds:.0f} s)", flush=True)
-        return Verdict(mutant, by, seconds, reasons.get("\n".join(mutant.change)) if by is None else None)
+        return Verdict(mutant, by, seconds, reasons.get((mutant.path, *mutant.change)) if by is None else None)
 
     with ThreadPoolExecutor(len(trees)) as executor:
         return list(executor.map(judge, enumerate(planted, 1)))
@@ -244,12 +244,12 @@ def _tests(mutant: Mutant) -> list[str]:
     return [*nearest, *(test for test in SUITE if test not in nearest)]
 
 
-def _reasons() -> dict[str, str]:
-    """Return the lines that differ -> what is known about it."""
+def _reasons() -> dict[tuple[str, ...], str]:
+    """Return (path, *lines that differ) -> what is known about it."""
     if not KNOWN.is_file():
         return {}
     known = yaml.safe_load(KNOWN.read_text(encoding="utf-8")) or []
-    return {"\n".join(entry["change"]): str(entry["reason"]).strip() for entry in known}
+    return {(entry["path"], *entry["change"]): str(entry["reason"]).strip() for entry in known}
 
 
 def _report(verdicts: list[Verdict], num_possible: int, seed: int) -> str:
