@@ -6,6 +6,7 @@ make it smaller.
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from pagesim.backend import Backend, Machine, Step, StepResult
 from pagesim.blocks import Copy
 from pagesim.units import TICKS_PER_SECOND
-from pagesim_backends.cost_model import CostModel
+from pagesim_backends.cost_model import Coefficients, CostModel
 
 PARTS: Final = ("attention", "prefill", "copies", "swaps")
 """Parts of a step that a GPU backend measures; recomputed prompts count as prompts."""
@@ -108,6 +109,32 @@ class Log:
     counts: Columns
     measured: Columns
     priced: Columns
+
+    @classmethod
+    def join(cls, logs: Listing[Log]) -> Log:
+        """Return the steps of several runs as one log."""
+
+        def joined(columns: Listing[Columns]) -> Columns:
+            return {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
+
+        return cls(
+            joined([log.counts for log in logs]),
+            joined([log.measured for log in logs]),
+            joined([log.priced for log in logs]),
+        )
+
+    def fit(self, given: Coefficients) -> dict[str, Any]:
+        """Return coefficients of the cost model under which attention takes what was measured.
+
+        The time that it takes whatever the context goes to ``iteration``, for which the model has a constant; the
+        rest is a factor on reading the context, at least 1. Empty where no line can be drawn.
+        """
+        line = self.line("attention", "context_tokens")
+        if line is None:
+            return {}
+        read = given.kv_bytes_per_token / (given.bandwidth * given.bandwidth_share)
+        iteration = given.iteration / TICKS_PER_SECOND + max(line.fixed, 0.0)
+        return {"iteration": f"{iteration * 1e6:.1f} us", "attention_factor": round(max(line.each / read, 1.0), 4)}
 
     def error(self, part: str) -> float | None:
         """Return by how much the priced times of a part, summed, exceed the measured ones; None without any."""

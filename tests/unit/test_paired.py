@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pagesim.backend import Chunk, Step, StepResult
@@ -10,10 +12,10 @@ from pagesim.catalog import device, model
 from pagesim.sequence import Request
 from pagesim.units import TICKS_PER_SECOND, ticks
 from pagesim_backends.cost_model import CostModel, coefficients
-from pagesim_backends.paired import Paired
+from pagesim_backends.paired import Log, Paired
 
 
-def cost_model() -> CostModel:
+def cost_model(**overrides: Any) -> CostModel:
     return CostModel(
         coefficients(
             model("llama-3.1-8b"),
@@ -22,6 +24,7 @@ def cost_model() -> CostModel:
             dtype_bytes=2,
             block_size=16,
             contiguous=False,
+            **overrides,
         )
     )
 
@@ -82,6 +85,23 @@ def test_errors_and_the_line_say_what_the_model_leaves_out() -> None:
     assert log.error("attention") == pytest.approx(priced / (priced + 4 * 160e-6) - 1)
     durations = [inner.execute(decode(4, context)).duration / TICKS_PER_SECOND for context in contexts]
     assert log.step_errors() == pytest.approx([taken / (taken + 160e-6) - 1 for taken in durations])
+
+
+def test_the_fitted_model_takes_what_was_measured() -> None:
+    inner = cost_model()
+    first, second = (Paired(Slower(inner), inner) for _ in range(2))
+    for context in (1000, 2000):
+        first.execute(decode(4, context))
+        second.execute(decode(8, 3 * context))
+    log = Log.join([first.log(), second.log()])
+    assert log.counts["context_tokens"].tolist() == [1000, 2000, 3000, 6000]
+    fitted = log.fit(inner.coefficients)
+    assert fitted == {"iteration": "1160.0 us", "attention_factor": 1.015}
+    again = cost_model(**fitted)
+    for context in (500, 5000):
+        step = decode(4, context)
+        assert again.execute(step).duration == pytest.approx(Slower(inner).execute(step).duration, rel=1e-6)
+    assert Log.join([first.log()]).fit(inner.coefficients) == {}  # two steps: no line
 
 
 def test_a_part_that_does_not_occur_has_no_error_and_no_line() -> None:
