@@ -173,6 +173,7 @@ class Bench:
         self.clock = clock
         self.num_slots = pool_bytes // model.token_bytes // 256 * 256
         self.device = cupy.cuda.Device().id
+        self.num_sms = int(cupy.cuda.Device().attributes["MultiProcessorCount"])
         row = model.num_kv_heads * model.head_dim
         self.data = cupy.empty((2, self.num_slots, row), np.uint16)
         self.memory = Buffers()
@@ -224,7 +225,7 @@ class Bench:
         best = float("inf")
         for threads in (256, 512, 1024):
             tiles = -(-vectors // (threads * 8))
-            for grid in sorted({min(tiles, 132 * 2048 // threads), min(tiles, 132 * 1024 // threads), tiles}):
+            for grid in sorted({min(tiles, self.num_sms * most // threads) for most in (2048, 1024)} | {tiles}):
 
                 def read(index: int, grid: int = grid, threads: int = threads) -> None:
                     offset = index % sets * num_bytes // 256 * 256
