@@ -254,15 +254,16 @@ def _reasons() -> dict[tuple[str, ...], str]:
 
 def _report(verdicts: list[Verdict], num_possible: int, seed: int) -> str:
     alive = [verdict for verdict in verdicts if verdict.by is None]
-    caught, num_open = len(verdicts) - len(alive), sum(verdict.reason is None for verdict in alive)
+    caught = len(verdicts) - len(alive)
+    num_told_apart = caught + sum(verdict.reason is None for verdict in alive)
     lines = [
         "# Mutants",
         "",
         f"`python -m scripts.mutate --seed {seed} --count {len(verdicts)}`: {len(verdicts)} of {num_possible} mutants",
         "that there are of the allocators, the block pool and the schedulers.",
         "",
-        f"Caught / planted: **{caught} / {len(verdicts)}** ({caught / len(verdicts):.1%}). Of the {num_open + caught} that",
-        f"are not known to change nothing: {caught} ({caught / (num_open + caught):.1%}).",
+        f"Caught / planted: **{caught} / {len(verdicts)}** ({caught / len(verdicts):.1%}).",
+        f"Of those that are not known to change nothing: {caught} / {num_told_apart} ({caught / num_told_apart:.1%}).",
         "",
         "## Survivors" if alive else "None survived.",
     ]
