@@ -71,6 +71,23 @@ def test_copies_follow_their_order(pool: Any) -> None:
     np.testing.assert_array_equal(blocks_of(pool), expected)
 
 
+def test_overlapping_copies_without_a_host_pool() -> None:
+    """They go through a buffer of their own, which has to live until they are done."""
+    pool = make_pool(40, 32, 0)
+    random = np.random.default_rng(3).integers(0, 2**16, pool._data.nbytes // 2, np.uint16)
+    pool._data.set(random.view(np.uint8))
+    cupy.cuda.Device().synchronize()
+    expected = blocks_of(pool).copy()
+    expected[2:32] = expected[0:30].copy()
+    work = [enqueue for batch in batches(BlockOps([Copy(0, 2, 30)])) for enqueue in pool.prepare(batch)]
+    others = [cupy.full(pool._data.nbytes, 0xAB, np.uint8) for _ in range(3)]  # would take freed memory
+    cupy.cuda.Device().synchronize()
+    for enqueue in work:
+        enqueue()
+    np.testing.assert_array_equal(blocks_of(pool), expected)
+    assert all(bool((other == 0xAB).all()) for other in others)
+
+
 @pytest.mark.parametrize("by_kernel", [False, True], ids=["copy_engine", "kernel"])
 def test_inv_12_swaps_keep_contents(pool: Any, by_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from pagesim_backends.cuda import pool as module

@@ -303,7 +303,7 @@ class Pool:
         stretches = len(blocks) * finer.num_pieces * -(-piece_bytes // (16 * stretch))
         tiles = -(-stretches // (256 // stretch * _COPY_DEPTH))
 
-        def enqueue(kept: Array = on_device) -> None:
+        def enqueue(kept: object = (on_device, source, target)) -> None:  # a buffer of this move lives as long
             launch(self._move, (min(tiles, grid or 2**30), 1), 256, params, stream)
 
         return enqueue
