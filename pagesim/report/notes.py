@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from pagesim.errors import ConfigError
+from pagesim.report.cells import COUNTS, Key, figures
 from pagesim.report.rows import Rows
 from pagesim.results import Results
 
@@ -33,18 +35,25 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def _refusals(rows: Rows, results: Results | None) -> list[str]:
+    """Return how many requests each row refused at each point: means over seeds, as the table has them."""
+    shown = _cells(rows, "refused")
     found = []
     for name in rows.names:
-        mine = rows.summary[rows.summary["allocator"] == name]
-        refused = int(mine["refused"].fillna(0).sum())
-        if not refused:
-            continue
-        offered = int(mine[["finished", "refused", "unfinished"]].fillna(0).to_numpy().sum())
-        found.append(f"{name} refused {refused} of {offered} requests{_reasons(mine, results)}")
+        told = []
+        for point in rows.points:
+            if not rows.mean(point, name, "refused") > 0:
+                continue
+            offered = sum(np.nan_to_num(rows.mean(point, name, how)) for how in ("finished", "refused", "unfinished"))
+            where = f" at {point}" if point.values else ""
+            told.append(f"{shown[point.index, name]} of {offered:.10g} requests{where}")
+        if told:
+            mine = rows.summary[rows.summary["allocator"] == name]
+            found.append(f"{name} refused {listed(told)}{_over_seeds(rows)}{_reasons(mine, results)}")
     return found
 
 
 def _reasons(mine: pd.DataFrame, results: Results | None, most: int = 3) -> str:
+    """Return why requests were refused, with the share of each reason where there are several."""
     if results is None:
         return ""
     counts: dict[str, int] = {}
@@ -57,18 +66,38 @@ def _reasons(mine: pd.DataFrame, results: Results | None, most: int = 3) -> str:
         for reason, count in reasons.value_counts().items():
             counts[str(reason)] = counts.get(str(reason), 0) + int(count)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{count} {reason}" for reason, count in ranked[:most]]
+    if len(ranked) == 1:
+        return f": {ranked[0][0]}"
+    total = sum(counts.values())
+    shown = [f"{100 * count / total:.0f} % {reason}" for reason, count in ranked[:most]]
     if len(ranked) > most:
-        shown.append(f"{sum(count for _, count in ranked[most:])} for other reasons")
+        shown.append(f"{100 * sum(count for _, count in ranked[most:]) / total:.0f} % for other reasons")
     return f": {'; '.join(shown)}" if shown else ""
 
 
 def _unfinished(rows: Rows) -> list[str]:
-    cut = {
-        name: rows.summary.loc[rows.summary["allocator"] == name, "unfinished"].fillna(0).sum() for name in rows.names
+    """Return how many requests each row had not finished: means over seeds, as the table has them."""
+    shown = _cells(rows, "unfinished")
+    told = []
+    for point in rows.points:
+        cut = [f"{name} {shown[point.index, name]}" for name in rows.names if rows.mean(point, name, "unfinished") > 0]
+        if cut:
+            told.append(f"{listed(cut)}{f' at {point}' if point.values else ''}")
+    what = f"requests that had not finished when the run was cut off{_over_seeds(rows)}"
+    return [f"{what}: {'; '.join(told)}"] if told else []
+
+
+def _cells(rows: Rows, count: str) -> dict[Key, str]:
+    """Return what the table shows of a count, so that a note says the same."""
+    return {
+        key: cell.text
+        for column in figures(rows, [figure for figure in COUNTS if figure.column == count])
+        for key, cell in column.cells.items()
     }
-    shown = [f"{name} {int(count)}" for name, count in cut.items() if count]
-    return [f"requests that had not finished when the run was cut off: {listed(shown)}"] if shown else []
+
+
+def _over_seeds(rows: Rows) -> str:
+    return f" (mean over {len(rows.seeds)} seeds)" if len(rows.seeds) > 1 else ""
 
 
 def _different_sets(rows: Rows) -> list[str]:

@@ -31,9 +31,9 @@ CAPTIONS: Final = {
     "throughput": "What is served, and how long it takes; bands or bars show the seeds. Against a load, a ring and the "
     f"number after a name give the knee: up to there normalized latency stays below {LIMIT:g} s/token.",
     "blocks": "Small blocks cost time, large ones memory.",
-    "utilization": "Slots that hold a token that somebody needs; runs of the first seed.",
-    "fragmentation": "The memory account of each allocator, over the run of the first seed.",
-    "batch": "Requests that run at a time; runs of the first seed.",
+    "utilization": "Slots that hold a token that somebody needs. Of several seeds, the mean and their range.",
+    "fragmentation": "The memory account of each allocator over its run; of several seeds, the mean.",
+    "batch": "Requests that run at a time. Of several seeds, the mean and their range.",
     "latency": "Distribution over the measured requests of all seeds.",
     "time": "What the device did: reading weights, attention to the KV cache, prompts, tokens computed again, copies "
     "of blocks, waits for swaps, overhead of a step, nothing. Mean over seeds.",

@@ -216,9 +216,14 @@ def stacked(
     return figure
 
 
-def legend_below(figure: Figure, axes: Axes, ncols: int) -> None:
-    """Put the legend of axes below the figure."""
+def legend_below(figure: Figure, axes: Axes, ncols: int, extra: Mapping[str, dict[str, Any]] | None = None) -> None:
+    """Put the legend of axes below the figure; ``extra`` gives further entries, by name the looks of a patch."""
+    from matplotlib.patches import Patch
+
     handles, labels = axes.get_legend_handles_labels()
+    for label, looks in (extra or {}).items():
+        handles.append(Patch(**looks))
+        labels.append(label)
     apart = {"columnspacing": 1.4} if len(labels) <= 6 else {"columnspacing": 0.9, "handletextpad": 0.5}
     figure.legend(handles, labels, loc="outside lower left", ncols=ncols, handlelength=1, handleheight=1, **apart)
 

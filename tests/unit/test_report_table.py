@@ -305,7 +305,7 @@ class TestNotes:
         results = synthetic.write(tmp_path / "r", rows=("max", "paged"), refuse={"max": 12}, num_requests=100)
         rows = Rows.of(results)
         found = notes(results, rows)
-        assert "max refused 12 of 100 requests: 12 outgrew the pool" in found
+        assert "max refused 12 of 100 requests: outgrew the pool" in found
         assert any(note.startswith("rows finished different requests") for note in found)
         assert any("over the 88 requests that every row finished" in note for note in found)
 
@@ -329,6 +329,44 @@ class TestNotes:
     def test_requests_that_were_cut_off_are_told(self) -> None:
         frame = summary({"allocator": "a", "unfinished": 5}, {"allocator": "b"})
         assert "requests that had not finished when the run was cut off: a 5" in notes(frame, Rows(frame))
+
+    def test_counts_are_those_of_the_table_over_seeds(self, tmp_path: Path) -> None:
+        frame = summary(
+            *({"allocator": "a", "seed": seed, "unfinished": cut} for seed, cut in enumerate((5, 8))),
+            *({"allocator": "b", "seed": seed, "refused": 3 + seed} for seed in range(2)),
+        )
+        assert (cell(frame, "unfinished", "a"), cell(frame, "refused", "b")) == ("6.50", "3.50")
+        assert [note for note in notes(frame, Rows(frame)) if "requests" in note and "cut off" in note] == [
+            "requests that had not finished when the run was cut off (mean over 2 seeds): a 6.50"
+        ]
+        [refused] = [note for note in notes(frame, Rows(frame)) if note.startswith("b refused")]
+        assert refused.startswith("b refused 3.50 of ")
+        results = synthetic.write(
+            tmp_path / "r", rows=("max",), refuse={"max": 9}, seeds=(0, 1, 2), num_requests=30, fail="max-seed2"
+        )
+        assert cell(results.summary, "refused", "max") == "9"
+        told = notes(results, Rows.of(results))
+        assert "max refused 9 of 30 requests (mean over 2 seeds): outgrew the pool" in told
+
+    def test_counts_are_told_point_by_point(self) -> None:
+        frame = summary(
+            {"allocator": "a", RATE: 1.0, "unfinished": 1},
+            {"allocator": "a", RATE: 2.0, "unfinished": 30, "refused": 2, "finished": 68},
+            sweep=RATE,
+        )
+        told = notes(frame, Rows(frame))
+        assert "requests that had not finished when the run was cut off: a 1 at rate 1; a 30 at rate 2" in told
+        assert "a refused 2 of 100 requests at rate 2" in told
+
+    def test_reasons_have_their_shares_where_there_are_several(self, tmp_path: Path) -> None:
+        results = synthetic.write(tmp_path / "r", rows=("max",), refuse={"max": 8}, num_requests=100)
+        path = results.folder / "runs/max-seed0/requests.parquet"
+        requests = pd.read_parquet(path)
+        requests.loc[:1, "reason"] = "is longer than max_model_len"
+        requests.to_parquet(path)
+        assert "max refused 8 of 100 requests: 75 % outgrew the pool; 25 % is longer than max_model_len" in notes(
+            results, Rows.of(results)
+        )
 
     def test_more_than_ideal_is_explained(self) -> None:
         frame = summary({"allocator": "a", "share_of_ideal": 1.02}, {"allocator": "b", "share_of_ideal": 1.004})
