@@ -32,6 +32,8 @@ class Policy:
     reserved: float
     internal: float
     oracle: bool = False
+    saves: float = 0.0
+    copies: int = 0
 
 
 POLICIES = {
@@ -40,14 +42,19 @@ POLICIES = {
     "oracle": Policy("contiguous", 13.6, 0.382, 0.252, 0.0, oracle=True),
     "paged": Policy("paged", 31.0, 0.963, 0.0, 0.017),
     "ideal": Policy("ideal", 32.5, 1.0, 0.0, 0.0, oracle=True),
+    "cow": Policy("copy_on_write", 31.5, 0.972, 0.0, 0.011, saves=0.212, copies=12_345),
 }
+PLAIN = tuple(name for name in POLICIES if name != "cow")
+"""The rows of an experiment without sharing."""
+
+TIMES = ("weights", "attention", "prefill", "recompute", "copies", "swaps", "overhead", "idle")
 
 
 def write(
     out: Path,
     *,
     name: str = "synthetic",
-    rows: Sequence[str] = tuple(POLICIES),
+    rows: Sequence[str] = PLAIN,
     sweep: Mapping[str, Sequence[Any]] | None = None,
     seeds: Sequence[int] = (0,),
     num_requests: int = 400,
@@ -142,6 +149,7 @@ def simulate(
         "e2e_s": finish - arrival,
         "normalized_latency_s_per_token": (finish - arrival) / output,
     }
+    preempted = np.where(policy.capacity > 20, random.poisson(0.02 * rate, num_requests), 0)
     requests: dict[str, Any] = {
         "request": np.arange(num_requests),
         "arrival_s": arrival,
@@ -152,9 +160,9 @@ def simulate(
         "reason": np.where(refused, "outgrew the pool", ""),
         "measured": (np.arange(num_requests) >= num_requests // 10).astype(np.int64),
         **{name: np.where(refused, np.nan, values) for name, values in figures.items()},
-        "preemptions_recompute": np.where(policy.policy == "paged", random.poisson(0.02 * rate, num_requests), 0),
+        "preemptions_recompute": preempted,
         "preemptions_swap": np.zeros(num_requests, np.int64),
-        "recomputed_tokens": np.zeros(num_requests, np.int64),
+        "recomputed_tokens": preempted * (prompt + 100),
     }
     timeline = _timeline(policy, capacity, tail, arrival, begin, finish)
     return _summary(row, policy, point, seed, requests, timeline, refused), requests, timeline
@@ -248,7 +256,7 @@ def _summary(
             for part in ("cached", "reserved", "internal", "external", "free")
         },
         "external_index": 0.3 if policy.policy == "contiguous" else None,
-        "sharing_saving": 0.0,
+        "sharing_saving": policy.saves,
         "mean_batched_requests": float(timeline["running"][inside].mean()),
         "peak_batched_requests": int(timeline["running"].max()),
         "mean_waiting_requests": float(waiting.mean()),
@@ -265,11 +273,11 @@ def _summary(
         "offered_requests": len(refused),
         "preemptions_recompute": int(requests["preemptions_recompute"].sum()),
         "preemptions_swap": 0,
-        "recomputed_tokens": 0,
-        "swapped_out_bytes": 0,
-        "swapped_in_bytes": 0,
-        "swap_stall_s": 0.0,
-        "copied_blocks": 0,
+        "recomputed_tokens": int(requests["recomputed_tokens"].sum()),
+        "swapped_out_bytes": int(requests["recomputed_tokens"].sum()) * 819_200 if policy.saves else 0,
+        "swapped_in_bytes": int(requests["recomputed_tokens"].sum()) * 819_200 if policy.saves else 0,
+        "swap_stall_s": 0.0012 * int(requests["recomputed_tokens"].sum()) if policy.saves else 0.0,
+        "copied_blocks": policy.copies,
         "limited_by": "memory" if memory_share > 0.5 else "load",
         "limited_load": 1 - memory_share,
         "limited_memory": memory_share,
@@ -280,4 +288,21 @@ def _summary(
         "iterations": 1000,
         "simulated_s": float(timeline["t_s"][-1] + timeline["width_s"][-1]),
         "oracle": policy.oracle,
+        **_times(policy, float(timeline["running"][inside].mean())),
     }
+
+
+def _times(policy: Policy, running: float) -> dict[str, float]:
+    """Return shares of the time that sum to 1: the more requests run, the more of it goes to attention."""
+    attention = min(0.012 * running, 0.4)
+    shares = {
+        "attention": attention,
+        "prefill": 0.031,
+        "recompute": 0.008 if policy.capacity > 20 else 0.0,
+        "copies": 0.013 if policy.copies else 0.0,
+        "swaps": 0.021 if policy.saves else 0.0,
+        "overhead": 0.052,
+        "idle": 0.3 / (1 + running),
+    }
+    shares["weights"] = 1 - sum(shares.values())
+    return {f"time_{name}": shares[name] for name in TIMES}

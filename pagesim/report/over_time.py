@@ -182,9 +182,7 @@ def _course(lines: Sequence[pd.DataFrame], columns: Sequence[str], most_bins: in
     )
 
 
-def _binned(
-    line: pd.DataFrame, columns: Sequence[str], edges: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
+def _binned(line: pd.DataFrame, columns: Sequence[str], edges: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Return exact means over other bins: differences of the integral, which is straight inside each own bin."""
     own, widths = _edges(line), np.diff(edges)
 

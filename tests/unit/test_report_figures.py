@@ -10,11 +10,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
 from pagesim.errors import ConfigError
 from pagesim.report import figures
+from pagesim.report.over_time import _course
 from pagesim.report.rows import Rows
 from pagesim.report.style import PARTS, Look, inline_svg, save
 from pagesim.results import Results
@@ -41,12 +43,35 @@ def sized(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return synthetic.write(tmp_path_factory.mktemp("sized") / "r", rows=rows, sweep=sizes, num_requests=120)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    rows = ("max", "paged", "cow", "ideal")
+    return synthetic.write(tmp_path_factory.mktemp("shared") / "r", rows=rows, seeds=(0, 1, 2), num_requests=120)
+
+
+@pytest.fixture(scope="module")
+def shared_swept(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    rows, rates = ("max", "paged", "cow", "ideal"), {synthetic.RATE: [0.5, 1.0, 4.0]}
+    out = tmp_path_factory.mktemp("shared-swept") / "r"
+    return synthetic.write(out, rows=rows, sweep=rates, seeds=(0, 1), num_requests=120)
+
+
 def xs(line: Any) -> Any:
     return np.asarray(line.get_xdata(), dtype=np.float64)
 
 
 def ys(line: Any) -> Any:
     return np.asarray(line.get_ydata(), dtype=np.float64)
+
+
+def band_of(area: Any, x: Any) -> tuple[Any, Any]:
+    """Return the lower and the upper edge of a filled area at places along it."""
+    [path] = area.get_paths()
+    places: dict[float, list[float]] = {float(place): [] for place in x}
+    for at, height in path.vertices:
+        nearest = min(places, key=lambda place: abs(place - at))
+        places[nearest].append(float(height))
+    return np.array([min(found) for found in places.values()]), np.array([max(found) for found in places.values()])
 
 
 def texts(figure: Any) -> list[str]:
@@ -63,7 +88,7 @@ class TestWhatTheyShow:
             column = "utilization" if part == "live" else part
             widths = [patch.get_width() for patch in container]
             assert widths == pytest.approx((100 * summary[column]).tolist())
-        assert [label.get_text() for label in axes.get_yticklabels()] == list(synthetic.POLICIES)
+        assert [label.get_text() for label in axes.get_yticklabels()] == list(synthetic.PLAIN)
 
     def test_memory_can_be_drawn_from_a_summary_alone(self, plain: Results) -> None:
         assert texts(figures.memory(plain.summary)) == texts(figures.memory(plain))
@@ -74,10 +99,10 @@ class TestWhatTheyShow:
     @pytest.mark.parametrize(("kind", "column", "factor"), [("utilization", "live", 100), ("batch", "running", 1)])
     def test_lines_over_time_are_the_timelines(self, plain: Results, kind: str, column: str, factor: float) -> None:
         [axes] = figures.draw(plain, kind).axes
-        for line, name in zip(axes.lines, synthetic.POLICIES, strict=True):
+        for line, name in zip(axes.lines, synthetic.PLAIN, strict=True):
             expected = factor * plain.timeline(f"{name}-seed0")[column]
             assert ys(line) == pytest.approx(expected.to_numpy())
-        assert set(synthetic.POLICIES) <= set(texts(axes))
+        assert set(synthetic.PLAIN) <= set(texts(axes))
 
     def test_a_long_timeline_is_averaged_exactly(self, plain: Results, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("pagesim.report.over_time.MAX_BINS", 50)
@@ -88,7 +113,59 @@ class TestWhatTheyShow:
     def test_areas_over_time_have_a_panel_an_allocator(self, plain: Results) -> None:
         figure = figures.fragmentation(plain)
         titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
-        assert titles == list(synthetic.POLICIES)
+        assert titles == list(synthetic.PLAIN)
+
+    @pytest.mark.parametrize(("kind", "column", "factor"), [("utilization", "live", 100), ("batch", "running", 1)])
+    def test_lines_of_several_seeds_are_means_with_bands(
+        self, shared: Results, kind: str, column: str, factor: float
+    ) -> None:
+        [axes] = figures.draw(shared, kind).axes
+        bands = [band for band in axes.collections if band.get_paths()]
+        assert len(bands) == len(axes.lines) == 4
+        for line, band, name in zip(axes.lines, bands, ("max", "paged", "cow", "ideal"), strict=True):
+            runs = [shared.timeline(f"{name}-seed{seed}") for seed in (0, 1, 2)]
+            integrals = [float((run[column] * run["width_s"]).sum()) for run in runs]
+            end = max(float((run["t_s"] + run["width_s"]).max()) for run in runs)
+            x, y = xs(line), ys(line)
+            width = end / len(x)
+            assert x == pytest.approx(width * (np.arange(len(x)) + 0.5))
+            assert (y * width).sum() == pytest.approx(factor * np.mean(integrals))  # nothing is lost on a new clock
+            low, high = band_of(band, x)
+            assert ((low <= y + 1e-9) & (y <= high + 1e-9)).all()
+            assert (high * width).sum() >= factor * max(integrals) - 1e-9
+            assert (low * width).sum() <= factor * min(integrals) + 1e-9
+            assert (high > low).any()
+
+    def test_two_seeds_of_known_bins(self) -> None:
+        short = pd.DataFrame({"t_s": [0.0, 2.0], "width_s": [2.0, 2.0], "live": [0.5, 1.0], "free": [0.5, 0.0]})
+        double = pd.DataFrame({"t_s": [0.0, 4.0], "width_s": [4.0, 4.0], "live": [0.2, 0.6], "free": [0.8, 0.4]})
+        course = _course([short, double], ["live", "free"], 8)
+        assert course.middle.tolist() == [2.0, 6.0]
+        assert course.mean["live"] == pytest.approx([(0.75 + 0.2) / 2, 0.3])  # the short one has ended at 4 s
+        assert course.least["live"] == pytest.approx([0.2, 0.0])
+        assert course.most["live"] == pytest.approx([0.75, 0.6])
+        assert course.mean["free"] == pytest.approx([(0.25 + 0.8) / 2, (1.0 + 0.4) / 2])
+        assert (course.end, course.num_seeds) == (8.0, 2)
+
+    def test_a_seed_can_be_asked_for(self, shared: Results) -> None:
+        [axes] = figures.batch(shared, seed=1).axes
+        assert not axes.collections
+        assert ys(axes.lines[0]) == pytest.approx(shared.timeline("max-seed1")["running"].to_numpy())
+        with pytest.raises(ConfigError, match="has no timeline to draw for seed 7"):
+            figures.utilization(shared, seed=7)
+
+    def test_areas_of_several_seeds_fill_the_pool_and_have_a_band(self, shared: Results) -> None:
+        figure = figures.fragmentation(shared)
+        for axes in (axes for axes in figure.axes if axes.get_visible()):
+            *areas, band = axes.collections
+            x = np.unique(areas[0].get_paths()[0].vertices[:, 0])
+            top = band_of(areas[-1], x)[1]
+            assert top == pytest.approx(np.full(len(x), 100.0))
+            edge = band_of(areas[0], x)[1]
+            low, high = band_of(band, x)
+            assert ((low <= edge + 1e-9) & (edge <= high + 1e-9)).all()
+        [legend] = figure.legends
+        assert [text.get_text() for text in legend.get_texts()][-1] == "range of live over seeds"
 
     def test_throughput_is_against_the_rate_in_its_order(self, swept: Results) -> None:
         left, right = figures.throughput(swept).axes
@@ -138,20 +215,32 @@ class TestWhatTheyShow:
 
 class TestLooks:
     @pytest.mark.parametrize("kind", list(figures.KINDS))
-    def test_no_two_texts_overlap(self, kind: str, plain: Results, swept: Results, sized: Results) -> None:
-        for results in (plain, swept, sized):
+    def test_no_two_texts_overlap(
+        self,
+        kind: str,
+        plain: Results,
+        swept: Results,
+        sized: Results,
+        shared: Results,
+        shared_swept: Results,
+    ) -> None:
+        everything = (plain, swept, sized, shared, shared_swept)
+        assert any(kind in figures.sensible(results) for results in everything)
+        for results in everything:
             if kind not in figures.sensible(results):
                 continue
             figure = figures.draw(results, kind)
             boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in drawn_texts(figure)]
             for index, (first, box) in enumerate(boxes):
                 clashes = [second for second, other in boxes[index + 1 :] if box.overlaps(other)]
-                assert not clashes, f"{first!r} overlaps {clashes}"
+                assert not clashes, f"{first!r} overlaps {clashes} in {results.folder}"
+                outside = not (-1 <= box.x0 and box.x1 <= figure.bbox.x1 + 1 and -1 <= box.y0 <= figure.bbox.y1)
+                assert not outside, f"{first!r} leaves the figure"
 
     def test_rows_keep_their_colour_and_the_bound_is_grey(self, plain: Results, swept: Results) -> None:
         first, second = Look(Rows.of(plain)), Look(Rows.of(swept))
-        colours = [first.colour(name) for name in synthetic.POLICIES]
-        assert colours == [second.colour(name) for name in synthetic.POLICIES]
+        colours = [first.colour(name) for name in synthetic.PLAIN]
+        assert colours == [second.colour(name) for name in synthetic.PLAIN]
         assert len(set(colours)) == len(colours)
         assert first.line("ideal")["linestyle"] != "solid"
 
@@ -170,7 +259,7 @@ class TestFiles:
 
     def test_all_that_make_sense_are_written(self, sized: Results, plain: Results, tmp_path: Path) -> None:
         kinds = [path.stem for path in figures.write_all(sized, tmp_path / "sized") if path.suffix == ".svg"]
-        assert kinds == [kind for kind in figures.KINDS if kind not in ("time", "sharing")]
+        assert kinds == [kind for kind in figures.KINDS if kind != "sharing"]
         assert figures.sensible(plain) == [kind for kind in kinds if kind != "blocks"]
         for path in (tmp_path / "sized").glob("*.png"):
             assert path.read_bytes().startswith(b"\x89PNG")
