@@ -20,7 +20,8 @@ def report(
     from pagesim.results import Results
 
     found = Results.load(results)
-    path = write_report(found)
-    for problem in found.problems:
+    problems = found.problems
+    path = write_report(found, problems)
+    for problem in problems:
         typer.echo(problem, err=True)
     typer.echo(path)

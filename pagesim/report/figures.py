@@ -123,6 +123,20 @@ def write_all(results: Results, folder: Path | None = None, drawn: dict[str, Fig
     return paths
 
 
-def draw_all(results: Results) -> dict[str, Figure]:
-    """Return every sensible figure, by kind."""
-    return {kind: draw(results, kind) for kind in sensible(results)}
+def draw_all(results: Results, problems: list[str] | None = None) -> dict[str, Figure]:
+    """Return every sensible figure, by kind.
+
+    Args:
+        results: a results folder.
+        problems: takes a sentence for each figure that cannot be drawn, because a table is damaged; None: the first
+            such figure raises ConfigError.
+    """
+    drawn = {}
+    for kind in sensible(results):
+        try:
+            drawn[kind] = draw(results, kind)
+        except ConfigError as error:
+            if problems is None:
+                raise
+            problems.append(f"the figure {kind} cannot be shown: {error}")
+    return drawn

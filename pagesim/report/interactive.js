@@ -147,9 +147,10 @@
     }
     const slider = section.querySelector("input"), play = section.querySelector("button"), now = section.querySelector("output");
     const dark = window.matchMedia("(prefers-color-scheme: dark)");
+    let isPrinting = false;
     const pools = await Promise.all([...section.querySelectorAll(".pool")].map(async (element, index) => {
       const row = view.rows[index];
-      return { element, row, ...(await unpack(row)), canvas: element.querySelector("canvas"), frame: 0 };
+      return { element, row, ...(await unpack(row)), canvas: element.querySelector("canvas"), frame: 0, cursor: null };
     }));
     const most = Math.max(1, ...view.rows.flatMap((row) => [...row.running, ...row.waiting, ...row.swapped]));
     let marked = NOBODY;
@@ -162,7 +163,7 @@
       return { columns, lines: Math.ceil(pool.row.cells / columns), group, hasBlocks: group > 1 && columns % group === 0 };
     };
     const colour = (kind, owner, isFaint) => {
-      const hue = (owner * 137.508) % 360, light = dark.matches ? 48 : 62;
+      const hue = (owner * 137.508) % 360, light = dark.matches && !isPrinting ? 48 : 62;
       const alpha = (kind === "reserved" || kind === "internal" ? 0.38 : 1) * (isFaint ? 0.16 : 1);
       return `hsla(${hue.toFixed(0)}, 62%, ${light}%, ${alpha})`;
     };
@@ -176,7 +177,8 @@
       const context = canvas.getContext("2d");
       context.scale(ratio, ratio);
       context.clearRect(0, 0, width, size * lines);
-      const faint = style.getPropertyValue("--faint"), grid = style.getPropertyValue("--grid"), ink = style.getPropertyValue("--ink");
+      const [faint, grid, ink] = isPrinting ? ["#444", "#ccc", "#000"] // a canvas does not know that it is printed
+        : ["--faint", "--grid", "--ink"].map((name) => style.getPropertyValue(name));
       const base = pool.frame * row.cells, gap = size > 5 ? 0.6 : 0.2;
       for (let cell = 0; cell < row.cells; cell++) {
         const code = pool.isOver ? 0 : pool.kind[base + cell], kind = KINDS[code & 0x7f], owner = pool.owner[base + cell];
@@ -207,6 +209,11 @@
           context.fillRect(x + (side - inner) / 2, y + (side - inner) / 2, inner, inner);
         }
       }
+      if (pool.cursor !== null) {
+        context.strokeStyle = ink;
+        context.lineWidth = 2;
+        context.strokeRect((pool.cursor % columns) * size - 1, Math.floor(pool.cursor / columns) * size - 1, size + 2, size + 2);
+      }
       if (hasBlocks && size > 7) {
         context.strokeStyle = faint;
         context.lineWidth = 0.5;
@@ -225,12 +232,36 @@
         meter.querySelector("b").textContent = String(at(row[queue]));
         meter.querySelector("i").style.width = `${(100 * at(row[queue])) / most}%`;
       }
-      const parts = Object.entries(row.counts).map(([kind, list]) => [kind, at(list)]).filter(([, count]) => count > 0);
+      const counts = Object.fromEntries(Object.entries(row.counts).map(([kind, list]) => [kind, at(list)]));
+      if (row.refused[frame]) { // as in the table: what is free while somebody is refused cannot be handed out
+        counts.external += counts.free;
+        counts.free = 0;
+      }
+      const parts = Object.entries(counts).filter(([, count]) => count > 0);
       let text = parts.map(([kind, count]) => `${kind} ${share(count, row)}`).join(", ");
       if (pool.isOver) text = "all requests have ended";
       else if (row.refused[frame]) text += "; the next request does not fit";
       pool.element.querySelector(".account").textContent = text;
       pool.canvas.setAttribute("aria-label", `Pool of ${row.name}: ${text}`);
+    };
+    const mark = (owner) => {
+      if (owner === marked) return;
+      marked = owner;
+      pools.forEach(draw);
+    };
+    const say = (pool, cell) => { // what a cell is, and where else its request is
+      const said = pool.element.querySelector(".cell");
+      if (cell === null) {
+        said.textContent = "";
+        return mark(NOBODY);
+      }
+      const index = pool.frame * pool.row.cells + cell, code = pool.kind[index], kind = KINDS[code & 0x7f], owner = pool.owner[index];
+      const first = cell * pool.row.perCell, last = Math.min(first + pool.row.perCell, pool.row.slots) - 1;
+      const where = first === last ? `slot ${first}` : `one of slots ${first} to ${last}`;
+      const block = pool.row.blockSize > 1 ? `, block ${Math.floor(first / pool.row.blockSize)}` : "";
+      const whose = owner !== NOBODY && kind !== "free" && kind !== "cached" ? `, request ${owner}` : "";
+      said.textContent = `${where}${block}: ${MEANS[kind]}${code & SHARED ? " once, for several sequences" : ""}${whose}`;
+      return mark(whose ? owner : NOBODY);
     };
     const show = (place) => {
       const time = view.times[place];
@@ -244,6 +275,7 @@
         pool.isOver = time > pool.row.end;
         draw(pool);
         tell(pool);
+        if (pool.cursor !== null) say(pool, pool.isOver ? null : pool.cursor);
       }
     };
     let timer = null;
@@ -271,32 +303,34 @@
     const redraw = () => show(Number(slider.value));
     dark.addEventListener("change", redraw);
     window.addEventListener("resize", redraw);
-    window.addEventListener("beforeprint", redraw);
+    const print = (starts) => () => {
+      isPrinting = starts;
+      redraw();
+    };
+    window.addEventListener("beforeprint", print(true));
+    window.addEventListener("afterprint", print(false));
     for (const pool of pools) {
       const cellAt = (event) => {
         const { columns } = layout(pool), box = pool.canvas.getBoundingClientRect(), size = box.width / columns;
         const cell = Math.floor((event.clientY - box.top) / size) * columns + Math.floor((event.clientX - box.left) / size);
         return cell >= 0 && cell < pool.row.cells && !pool.isOver ? cell : null;
       };
-      const mark = (owner) => {
-        if (owner === marked) return;
-        marked = owner;
-        pools.forEach(draw);
-      };
-      pool.canvas.addEventListener("pointermove", (event) => {
-        const cell = cellAt(event), said = pool.element.querySelector(".cell");
-        if (cell === null) return;
-        const index = pool.frame * pool.row.cells + cell, code = pool.kind[index], kind = KINDS[code & 0x7f], owner = pool.owner[index];
-        const first = cell * pool.row.perCell, last = Math.min(first + pool.row.perCell, pool.row.slots) - 1;
-        const where = first === last ? `slot ${first}` : `one of slots ${first} to ${last}`;
-        const block = pool.row.blockSize > 1 ? `, block ${Math.floor(first / pool.row.blockSize)}` : "";
-        const whose = owner !== NOBODY && kind !== "free" && kind !== "cached" ? `, request ${owner}` : "";
-        said.textContent = `${where}${block}: ${MEANS[kind]}${code & SHARED ? " once, for several sequences" : ""}${whose}`;
-        mark(whose ? owner : NOBODY);
+      pool.canvas.addEventListener("pointermove", (event) => say(pool, cellAt(event)));
+      pool.canvas.addEventListener("pointerleave", () => say(pool, pool.cursor));
+      pool.canvas.addEventListener("keydown", (event) => {
+        const { columns } = layout(pool);
+        const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+        const to = event.key === "Home" ? 0 : event.key === "End" ? pool.row.cells - 1 : (pool.cursor ?? 0) + by;
+        if (pool.isOver || !(to >= 0 && to < pool.row.cells)) return;
+        event.preventDefault();
+        pool.cursor = pool.cursor === null && by ? 0 : to;
+        say(pool, pool.cursor);
+        draw(pool);
       });
-      pool.canvas.addEventListener("pointerleave", () => {
-        pool.element.querySelector(".cell").textContent = "";
-        mark(NOBODY);
+      pool.canvas.addEventListener("blur", () => {
+        pool.cursor = null;
+        say(pool, null);
+        draw(pool);
       });
     }
     section.querySelector(".controls").hidden = false;
@@ -306,7 +340,19 @@
     section.dataset.ready = "true";
   };
 
+  // On paper the configuration is open.
+  const printing = () => {
+    const details = [...document.querySelectorAll("details.printed")];
+    let open = [];
+    window.addEventListener("beforeprint", () => {
+      open = details.map((element) => element.open);
+      details.forEach((element) => { element.open = true; });
+    });
+    window.addEventListener("afterprint", () => details.forEach((element, place) => { element.open = open[place]; }));
+  };
+
   sortable();
+  printing();
   hovering();
   memory().catch((error) => {
     document.querySelector("#memory-view .status").textContent = `The memory view cannot be shown: ${error.message}`;

@@ -1,4 +1,4 @@
-"""Figures over simulated time, and of the memory account: of each allocator, the mean over its seeds and their range."""
+"""Figures over simulated time, and of the memory account: of each allocator, the mean over seeds and their range."""
 
 from __future__ import annotations
 

@@ -44,18 +44,24 @@ CAPTIONS: Final = {
 """What is to be seen, by kind of figure."""
 
 
-def write(results: Results, path: Path | None = None, drawn: dict[str, Figure] | None = None) -> Path:
+def write(
+    results: Results,
+    path: Path | None = None,
+    drawn: dict[str, Figure] | None = None,
+    problems: list[str] | None = None,
+) -> Path:
     """Write the page and return its path.
 
     Args:
         results: a results folder; of an unfinished one, what is done is shown.
         path: where to; by default ``report.html`` in the folder.
-        drawn: figures that have been drawn already, by kind.
+        drawn: all figures that can be drawn, by kind, if they have been drawn already.
+        problems: sentences on those that cannot; more are added where other parts cannot be shown.
 
     Raises ConfigError if the folder's tables cannot be read or the page cannot be written.
     """
     path = path if path is not None else results.folder / layout.REPORT
-    text = page(results, drawn)
+    text = page(results, drawn, problems)
     try:
         files.write_text(path, text)
     except OSError as error:
@@ -63,7 +69,7 @@ def write(results: Results, path: Path | None = None, drawn: dict[str, Figure] |
     return path
 
 
-def page(results: Results, drawn: dict[str, Figure] | None = None) -> str:
+def page(results: Results, drawn: dict[str, Figure] | None = None, problems: list[str] | None = None) -> str:
     """Return the page as HTML; arguments as ``write``. All text from files is escaped."""
     import jinja2
     from markupsafe import Markup
@@ -71,8 +77,9 @@ def page(results: Results, drawn: dict[str, Figure] | None = None) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8"))
     rows = Rows.of(results)
-    shown, missing = _figures(results, drawn or {})
-    view, problem = _memory_view(results, rows)
+    problems = problems if problems is not None else []
+    shown = drawn if drawn is not None else figures.draw_all(results, problems)
+    view = _memory_view(results, rows, problems)
     manifest = {"pagesim": "unknown", "started": "", **results.manifest}
     return template.render(
         name=results.name,
@@ -80,7 +87,7 @@ def page(results: Results, drawn: dict[str, Figure] | None = None) -> str:
         verdict=verdict(rows),
         subject=subject(rows),
         tables=tables(rows) if rows.names else [],
-        notes=[*legend(rows), *notes(results, rows), *missing, *problem],
+        notes=[*legend(rows), *notes(results, rows), *problems],
         memory=view,
         memory_json=Markup(as_json(view)) if view else "",
         hover_json=Markup(as_json({kind: hover(figure) for kind, figure in shown.items()})),
@@ -95,23 +102,13 @@ def page(results: Results, drawn: dict[str, Figure] | None = None) -> str:
     )
 
 
-def _figures(results: Results, drawn: dict[str, Figure]) -> tuple[dict[str, Figure], list[str]]:
-    """Return the figures that can be drawn, and why the others cannot."""
-    found, missing = {}, []
-    for kind in figures.sensible(results):
-        try:
-            found[kind] = drawn[kind] if kind in drawn else figures.draw(results, kind)
-        except ConfigError as error:
-            missing.append(f"the figure {kind} cannot be shown: {error}")
-    return found, missing
-
-
-def _memory_view(results: Results, rows: Rows) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return what the memory view shows, and why it cannot be shown where its files are damaged."""
+def _memory_view(results: Results, rows: Rows, problems: list[str]) -> dict[str, Any] | None:
+    """Return what the memory view shows; where its files are damaged, add a sentence that says so."""
     try:
-        return memory_view(results, rows), []
+        return memory_view(results, rows)
     except ConfigError as error:
-        return None, [f"the memory view cannot be shown: {error}"]
+        problems.append(f"the memory view cannot be shown: {error}")
+        return None
 
 
 def _question(results: Results) -> str:

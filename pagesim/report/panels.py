@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -106,12 +107,12 @@ def against(
             _scale_x(panel, key, xs, places, [show_value(point.values[key]) for point in points])
             if wanted.is_log:
                 panel.set_yscale("log")
-                plain_numbers(panel.yaxis)
             else:
                 highest = max(
                     (float(np.max(np.asarray(line.get_ydata(), dtype=np.float64))) for line in panel.lines), default=0.0
                 )
                 panel.set_ylim(0, max(panel.get_ylim()[1], 1.05 * highest))
+            plain_numbers(panel.yaxis)
             for name, place in wanted.rings.items():
                 ring: dict[str, Any] = {
                     "marker": "o",
@@ -130,6 +131,7 @@ def against(
         others = {other: value for other, value in rows.heaviest.values.items() if other != key}
         fixed = ", ".join(f"{other.rsplit('.', 1)[-1]} {show_value(value)}" for other, value in others.items())
         set_title(figure, title, fixed)
+        thin_labels(figure, axes)
     return figure
 
 
@@ -161,12 +163,15 @@ def bars(rows: Rows, panels: Sequence[Panel], title: str) -> Figure:
                     fontsize=9,
                 )
             panel.set(xlabel=wanted.label, xlim=(0, 1.18 * largest + float(spread.max(initial=0))))
+            panel.locator_params(axis="x", nbins=6)
+            plain_numbers(panel.xaxis)
             panel.tick_params(axis="y", length=0)
             panel.spines["left"].set_visible(False)
             for value in wanted.levels:
                 panel.axvline(value, label="_nolegend_", **_LEVEL)
         axes[0].invert_yaxis()
         set_title(figure, title, "")
+        thin_labels(figure, axes)
     return figure
 
 
@@ -255,11 +260,35 @@ def short(value: float) -> str:
 
 
 def plain_numbers(axis: Any) -> None:
-    """Let a logarithmic axis say 0.1, 1, 10 rather than powers of ten."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Let an axis say 0.1, 1, 10 rather than powers of ten, and 20,000 with its thousands apart.
 
-    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    A logarithmic one of less than two decades has numbers at 2 and 5 too, else there might be but one.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    plain = FuncFormatter(lambda value, place: f"{value:,.10g}")
+    axis.set_major_formatter(plain)
+    if axis.get_scale() != "log":
+        return
+    low, high = axis.get_view_interval()
+    if 0 < low < high < 100 * low:
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.set_minor_formatter(plain)
+        axis.set_tick_params(which="minor", labelsize=9)
+    else:
+        axis.set_minor_formatter(NullFormatter())
+
+
+def thin_labels(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Leave out every other number below axes where they would touch; the last one stays."""
+    figure.draw_without_rendering()
+    for panel in panels:
+        labels = [label for label in panel.get_xticklabels() if label.get_text() and label.get_visible()]
+        boxes = [label.get_window_extent() for label in labels]
+        space = 0.05 * figure.dpi
+        if any(second.x0 - first.x1 < space for first, second in pairwise(boxes)):
+            for label in labels[-2::-2]:
+                label.set_visible(False)
 
 
 def _grid(count: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:

@@ -129,6 +129,16 @@ class Browser:
         """Return what the window shows, as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
+    def pdf(self) -> bytes:
+        """Return the page as it is printed on A4, as PDF."""
+        return base64.b64decode(self.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)["data"])
+
+    def print_media(self, dark: bool = False) -> None:
+        """Show the page as it is printed, from here on."""
+        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.call("Emulation.setEmulatedMedia", media="print", features=features)
+        self.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Send a command of the protocol and return its result."""
         self._number += 1

@@ -13,6 +13,7 @@ from PIL import Image
 
 import pagesim
 from pagesim.report import figures, page
+from pagesim.report.memory_view import MAX_BYTES
 from pagesim.results import Results
 from tests import synthetic_results as synthetic
 from tests.browser.chromium import Browser
@@ -135,6 +136,87 @@ def test_pointing_at_a_cell_says_whose_it_is(opened: Browser) -> None:
     opened.wait_for("document.querySelector('#memory-view .cell').textContent === ''")
 
 
+def test_the_arrow_keys_walk_over_a_pool(opened: Browser) -> None:
+    opened.evaluate("document.querySelector('#memory-view canvas').focus()")
+    said = "document.querySelector('#memory-view .cell').textContent"
+    opened.press("ArrowRight", 39)
+    assert opened.evaluate(said).startswith("slot 0: stored")
+    opened.press("ArrowRight", 39)
+    assert opened.evaluate(said).startswith("slot 1: stored")
+    opened.press("ArrowDown", 40)
+    below = int(opened.evaluate(said).split(":")[0].removeprefix("slot "))
+    opened.press("ArrowUp", 38)
+    assert opened.evaluate(said).startswith("slot 1: stored")
+    assert below > 8
+    opened.press("ArrowLeft", 37)
+    opened.press("ArrowLeft", 37)
+    assert opened.evaluate(said).startswith("slot 0: stored")  # there is none before it
+    opened.press("End", 35)
+    assert opened.evaluate(said).startswith("slot 1310: ")
+    opened.evaluate("document.activeElement.blur()")
+    assert opened.evaluate(said) == ""
+    assert opened.errors == []
+
+
+def test_everything_that_moves_can_be_reached_by_the_keyboard(opened: Browser) -> None:
+    reached = set()
+    wanted = opened.evaluate(
+        "document.querySelectorAll('thead button, .controls button, .controls input, canvas, summary').length"
+    )
+    for _ in range(wanted + 12):
+        opened.press("Tab", 9)
+        reached.add(
+            opened.evaluate(
+                "(() => { const all = [...document.querySelectorAll('thead button, .controls button, .controls input,"
+                "canvas, summary')]; return all.indexOf(document.activeElement); })()"
+            )
+        )
+    assert reached >= set(range(wanted))
+    table = "document.querySelector('table.sortable')"
+    opened.evaluate(f"{table}.tHead.rows[0].cells[1].querySelector('button').focus()")
+    opened.press("\r", 13)
+    assert opened.evaluate(f"{table}.tHead.rows[0].cells[1].getAttribute('aria-sort')") == "descending"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_paper_it_is_light_open_and_without_controls(browser: Browser, results: Results, dark: bool) -> None:
+    browser.open(results.folder / "report.html", dark=dark, width=720)
+    browser.wait_for("document.getElementById('memory-view').dataset.ready === 'true'")
+    browser.print_media(dark)
+    visible = "[...document.querySelectorAll('{}')].filter((element) => element.checkVisibility()).length"
+    assert browser.evaluate(visible.format(".controls button, .controls input, .hint")) == 0
+    assert browser.evaluate(visible.format("details pre")) == 1  # the experiment, not the manifest
+    assert browser.evaluate(visible.format("figure svg, canvas, table, .verdict")) > 12
+    assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    free = browser.evaluate(
+        "(() => { const canvas = document.querySelectorAll('canvas')[1], context = canvas.getContext('2d');"
+        "const data = context.getImageData(0, 0, canvas.width, canvas.height).data; let sum = 0, count = 0;"
+        "for (let at = 0; at < data.length; at += 4) if (data[at + 3]) { sum += data[at] + data[at + 1] + data[at + 2];"
+        "count += 3; } return sum / count; })()"
+    )
+    assert free > 140  # the pool of a dark page is below 100
+    browser.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert not browser.evaluate("[...document.querySelectorAll('details')].some((element) => element.open)")
+    assert browser.pdf().startswith(b"%PDF-")
+    assert browser.errors == []
+
+
+def test_markup_in_names_does_nothing(browser: Browser, tmp_path: Path) -> None:
+    evil = "<img src=x onerror=\"document.title='caught'\"><script>document.title='caught'</script></script>"
+    results = synthetic.write(tmp_path / "r", rows=("max", "paged"), num_requests=60)
+    summary = results.summary
+    summary["allocator"] = [evil, "</svg><b>$x$"]
+    results.manifest["name"] = evil
+    results.manifest["command"] = evil
+    results.__dict__["config"] = {"question": evil, "allocators": {evil: {}}}
+    browser.open(page.write(results, tmp_path / "evil.html"))
+    assert browser.errors == []
+    assert browser.evaluate("document.title") == f"{evil} - pagesim"
+    assert browser.evaluate("document.querySelectorAll('img, b:not(.meters b)').length") == 0
+    assert browser.evaluate("document.querySelector('h1').textContent") == evil
+
+
 def test_a_click_on_a_heading_sorts_the_table(opened: Browser) -> None:
     table = "document.querySelector('table.sortable')"
     column = f"[...{table}.tBodies[0].rows].map((row) => row.cells[1].textContent)"
@@ -176,9 +258,18 @@ def test_it_looks_as_it_did(browser: Browser, results: Results, dark: bool) -> N
 
 
 def test_a_page_of_a_hundred_thousand_requests_stays_small(browser: Browser, tmp_path: Path) -> None:
-    results = synthetic.write(tmp_path / "r", num_requests=100_000)
-    path = page.write(results)
-    assert path.stat().st_size < 8 * 2**20
-    browser.open(path)
-    assert browser.errors == []
-    assert browser.evaluate("document.querySelectorAll('figure svg').length") == len(figures.sensible(results)) > 6
+    """It holds figures, not requests: bytes, elements and points are those of a small run."""
+    counts = []
+    for number in (1_000, 100_000):
+        results = synthetic.write(tmp_path / str(number), num_requests=number)
+        path = page.write(results)
+        browser.open(path)
+        assert browser.errors == []
+        assert browser.evaluate("document.querySelectorAll('figure svg').length") == len(figures.sensible(results)) > 6
+        counts.append((path.stat().st_size, browser.evaluate("document.querySelectorAll('*').length")))
+    (_, _), (size, elements) = counts
+    assert size < 1_500_000  # of the 8 MB that a page may have; the memory view adds at most 4 MiB
+    assert MAX_BYTES <= 4 * 2**20
+    assert elements < 6_000
+    assert size < 1.5 * counts[0][0]
+    assert elements < 1.5 * counts[0][1]

@@ -158,7 +158,7 @@ class TestWhatTheyShow:
         figure = figures.fragmentation(shared)
         for axes in (axes for axes in figure.axes if axes.get_visible()):
             *areas, band = axes.collections
-            x = np.unique(areas[0].get_paths()[0].vertices[:, 0])
+            x = np.unique(np.asarray(areas[0].get_paths()[0].vertices)[:, 0])
             top = band_of(areas[-1], x)[1]
             assert top == pytest.approx(np.full(len(x), 100.0))
             edge = band_of(areas[0], x)[1]
@@ -234,7 +234,7 @@ class TestLooks:
             for index, (first, box) in enumerate(boxes):
                 clashes = [second for second, other in boxes[index + 1 :] if box.overlaps(other)]
                 assert not clashes, f"{first!r} overlaps {clashes} in {results.folder}"
-                outside = not (-1 <= box.x0 and box.x1 <= figure.bbox.x1 + 1 and -1 <= box.y0 <= figure.bbox.y1)
+                outside = not (box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and -1 <= box.y0 <= figure.bbox.y1)
                 assert not outside, f"{first!r} leaves the figure"
 
     def test_rows_keep_their_colour_and_the_bound_is_grey(self, plain: Results, swept: Results) -> None:
