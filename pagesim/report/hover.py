@@ -35,7 +35,7 @@ def hover(figure: Figure) -> list[Panel]:
             "box": _round([box.x0 * scale, height - box.y1 * scale, box.x1 * scale, height - box.y0 * scale]),
             "x": axes.get_xlabel() or _shared_label(figure, axes),
             "y": axes.get_ylabel(),
-            "title": axes.get_title(),
+            "title": _plain(axes.get_title() or axes.get_title(loc="left")),
             "lines": _lines(axes, height, scale),
             "bars": _bars(axes, height, scale),
             "areas": _areas(axes, scale),
@@ -47,7 +47,12 @@ def hover(figure: Figure) -> list[Panel]:
 
 def _name(artist: Any) -> str | None:
     label = str(artist.get_label())
-    return None if _UNNAMED.fullmatch(label) else label.removeprefix("_")
+    return None if _UNNAMED.fullmatch(label) else _plain(label.removeprefix("_"))
+
+
+def _plain(text: str) -> str:
+    """Return text of a figure without what keeps its dollars from being mathematics."""
+    return text.replace(r"\$", "$")
 
 
 def _lines(axes: Axes, height: float, scale: float) -> list[dict[str, Any]]:
@@ -79,7 +84,7 @@ def _bars(axes: Axes, height: float, scale: float) -> list[dict[str, Any]]:
             box = patch.get_window_extent()
             if not box.width:
                 continue
-            words = [rows[place] if place < len(rows) else "", part or ""]
+            words = [_plain(rows[place]) if place < len(rows) else "", part or ""]
             corners = [box.x0 * scale, height - box.y1 * scale, box.x1 * scale, height - box.y0 * scale]
             value = float(f"{patch.get_width():.5g}")
             found.append({"name": ": ".join(word for word in words if word), "box": _round(corners), "value": value})

@@ -12,7 +12,7 @@ from pagesim.errors import ConfigError
 from pagesim.report.knee import LATENCY, LIMIT, knees
 from pagesim.report.panels import RATE, Panel, against, drawn, load_key, named_at, plain_numbers, points_along, short
 from pagesim.report.rows import LOAD_KEYS, Point, Rows
-from pagesim.report.style import Look, new_figure, set_title, styled
+from pagesim.report.style import Look, new_figure, set_title, styled, written
 from pagesim.results import Results
 from pagesim.units import parse_time, seconds
 
@@ -74,7 +74,7 @@ def latency(results: Results, point: Point | None = None) -> Figure:
             for panel, column in zip(axes[0], ("ttft_s", "tpot_s"), strict=True):
                 values = requests[column].dropna().to_numpy(dtype=np.float64)
                 if len(values):
-                    label = name if column == "ttft_s" else f"_{name}"  # the legend shows it once
+                    label = written(name) if column == "ttft_s" else f"_{name}"  # the legend shows it once
                     panel.plot(np.quantile(values, _QUANTILES), 100 * _QUANTILES, label=label, **look.line(name))
                 if len(values) and column == "tpot_s":
                     slowest = max(slowest, float(np.quantile(values, 0.995)))
@@ -116,7 +116,7 @@ def _with_limits(panel: Panel, rows: Rows, objective: float | None) -> Panel:
     ends = {}
     for name, place in found.items():
         outside = f"> {short(last)}" if math.isinf(place) else f"< {short(first)}"
-        ends[name] = f"{name}: knee {short(place) if math.isfinite(place) else outside}"
+        ends[name] = f"{written(name, 12)}: knee {short(place) if math.isfinite(place) else outside}"
     return panel._replace(levels=levels, rings={name: (place, LIMIT) for name, place in inside.items()}, ends=ends)
 
 

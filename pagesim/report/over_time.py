@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pagesim.errors import ConfigError
 from pagesim.report.panels import legend_below, named_at, stacked
 from pagesim.report.rows import Point, Rows
-from pagesim.report.style import INK, PARTS, Look, label_ends, new_figure, set_title, styled
+from pagesim.report.style import INK, PARTS, Look, label_ends, new_figure, set_title, styled, written
 from pagesim.results import Results
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def fragmentation(results: Results, point: Point | None = None, seed: int | None
                 least, most = 100 * course.least["live"], 100 * course.most["live"]
                 panel.fill_between(t, least, most, label="_nolegend_", **_RANGE)
             panel.set(ylim=(0, 100), xlim=(0, end / factor))
-            panel.set_title(name, fontsize=10, pad=4)
+            panel.set_title(written(name), fontsize=10, pad=4)
         for empty in axes.flat[len(courses) :]:
             empty.set_visible(False)
         for panel in axes.flat[max(len(courses) - columns, 0) : len(courses)]:

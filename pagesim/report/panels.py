@@ -11,7 +11,7 @@ import numpy as np
 
 from pagesim.errors import ConfigError
 from pagesim.report.rows import LOAD_KEYS, Point, Rows, axis_label, numeric, show_value
-from pagesim.report.style import FAINT, Look, label_ends, new_figure, set_title, styled
+from pagesim.report.style import FAINT, Look, label_ends, new_figure, set_title, styled, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +125,7 @@ def against(
                 panel.axhline(value, label="_nolegend_", **_LEVEL)
             panel.set(ylabel=wanted.label)
             panel.grid(axis="y")
-            texts = {name: wanted.ends.get(name, name) for name in ends}
+            texts = {name: wanted.ends.get(name, written(name, 26 if len(panels) == 1 else 16)) for name in ends}
             levels = {f"\n{text}": value for value, text in wanted.levels.items()}  # no allocator is called so
             label_ends(panel, ends | levels, look, texts | {name: name.strip() for name in levels})
         others = {other: value for other, value in rows.heaviest.values.items() if other != key}
@@ -145,7 +145,7 @@ def bars(rows: Rows, panels: Sequence[Panel], title: str) -> Figure:
             means = [rows.mean(point, name, wanted.column) for name in names]
             spread = np.nan_to_num([rows.spread(point, name, wanted.column) for name in names])
             panel.barh(
-                names,
+                range(len(names)),
                 means,
                 xerr=spread if spread.any() else None,
                 color=[look.colour(name) for name in names],
@@ -163,6 +163,7 @@ def bars(rows: Rows, panels: Sequence[Panel], title: str) -> Figure:
                     fontsize=9,
                 )
             panel.set(xlabel=wanted.label, xlim=(0, 1.18 * largest + float(spread.max(initial=0))))
+            panel.set_yticks(range(len(names)), [written(name) for name in names])
             panel.locator_params(axis="x", nbins=6)
             plain_numbers(panel.xaxis)
             panel.tick_params(axis="y", length=0)
@@ -197,9 +198,8 @@ def stacked(
             widths = 100 * np.nan_to_num(np.array([rows.mean(point, name, column) for name in names]))
             if not (widths > 0.05).any():
                 continue
-            panel.barh(
-                names, widths, left=left, color=colour, label=label, height=0.68, edgecolor="white", linewidth=0.6
-            )
+            look: dict[str, Any] = {"color": colour, "height": 0.68, "edgecolor": "white", "linewidth": 0.6}
+            panel.barh(range(len(names)), widths, left=left, label=label, **look)
             for place, width in enumerate(widths):
                 if width >= 4:
                     panel.text(
@@ -213,6 +213,7 @@ def stacked(
                     )
             left += widths
         panel.set(xlim=(0, 100), xlabel=xlabel)
+        panel.set_yticks(range(len(names)), [written(name) for name in names])
         panel.invert_yaxis()
         panel.tick_params(axis="y", length=0)
         panel.spines["left"].set_visible(False)

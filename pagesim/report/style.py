@@ -111,9 +111,16 @@ def new_figure(
     return figure, axes
 
 
+def written(name: str, most: int = 26) -> str:
+    """Return a name as it is written on a figure: the middle of a long one is left out, and a dollar is a dollar."""
+    if len(name) > most:
+        name = f"{name[: most - most // 3 - 1]}…{name[-(most // 3) :]}"
+    return name.replace("$", r"\$")
+
+
 def set_title(figure: Figure, title: str, where: str) -> None:
     """Set the title of a figure, with the sweep point that it shows (empty if there is none)."""
-    text = f"{title} ({where})" if where else title
+    text = f"{title} ({written(where, 60)})" if where else title
     figure.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold")
 
 
@@ -146,7 +153,7 @@ def label_ends(axes: Axes, ends: Mapping[str, float], look: Look, labels: Mappin
         axes: whose limits are final.
         ends: the last y of each row's line.
         look: gives the colours.
-        labels: what to write instead of the names.
+        labels: what to write instead of the names, dollars escaped.
     """
     figure = axes.get_figure(root=True)
     if figure is None or not ends:
@@ -158,7 +165,7 @@ def label_ends(axes: Axes, ends: Mapping[str, float], look: Look, labels: Mappin
     least = 1.25 * 9.0 / 72 * figure.dpi / axes.get_window_extent().height
     for name, height in zip(names, _spread(np.clip(heights, 0, 1), least), strict=True):
         axes.annotate(
-            (labels or {}).get(name, name),
+            (labels or {}).get(name, written(name)),
             (1, height),
             xycoords="axes fraction",
             xytext=(6, 0),

@@ -152,7 +152,7 @@ def test_the_arrow_keys_walk_over_a_pool(opened: Browser) -> None:
     opened.press("ArrowLeft", 37)
     assert opened.evaluate(said).startswith("slot 0: stored")  # there is none before it
     opened.press("End", 35)
-    assert opened.evaluate(said).startswith("slot 1310: ")
+    assert opened.evaluate(said).startswith("slot 1309: ")
     opened.evaluate("document.activeElement.blur()")
     assert opened.evaluate(said) == ""
     assert opened.errors == []

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 
 from pagesim.errors import ConfigError
 from pagesim.report import figures
+from pagesim.report.hover import hover
 from pagesim.report.over_time import _course
 from pagesim.report.rows import Rows
 from pagesim.report.style import PARTS, Look, inline_svg, save
@@ -236,6 +237,27 @@ class TestLooks:
                 assert not clashes, f"{first!r} overlaps {clashes} in {results.folder}"
                 outside = not (box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and -1 <= box.y0 <= figure.bbox.y1)
                 assert not outside, f"{first!r} leaves the figure"
+
+    @pytest.mark.parametrize("kind", [kind for kind in figures.KINDS if kind != "blocks"])
+    @pytest.mark.parametrize("is_swept", [False, True])
+    def test_long_names_and_dollars_are_written_and_stay_on_the_figure(
+        self, kind: str, is_swept: bool, shared: Results, shared_swept: Results
+    ) -> None:
+        results = Results.load((shared_swept if is_swept else shared).folder)
+        names = {"max": "reserve-" + "m" * 52, "paged": "$x_1$ & <b>$", "cow": "$\\frac$", "ideal": "ideal"}
+        results.summary["allocator"] = results.summary["allocator"].map(names)
+        figure = figures.draw(results, kind)
+        shown = [text for text in drawn_texts(figure) if not text.get_text().isdigit()]
+        words = {text.get_text() for text in shown}
+        assert any("…mmm" in word and word.startswith("reserve-m") for word in words), words
+        assert any(r"\$x_1\$ &" in word for word in words), words
+        for text in shown:
+            box = text.get_window_extent()
+            assert box.x0 >= -1, text
+            assert box.x1 <= figure.bbox.x1 + 1, text
+        told = str(hover(figure))
+        assert kind == "sharing" or "$x_1$ & <b>$" in told  # a bar of nothing has no place to point at
+        assert r"\$" not in told.replace("$\\\\frac$", "")
 
     def test_rows_keep_their_colour_and_the_bound_is_grey(self, plain: Results, swept: Results) -> None:
         first, second = Look(Rows.of(plain)), Look(Rows.of(swept))
