@@ -223,7 +223,7 @@
         }
       }
     };
-    const share = (count, row) => `${((100 * count) / row.slots).toFixed(0)} %`;
+    const share = (count, row) => `${((100 * count) / row.slots).toFixed(0)}\u00a0%`;
     const tell = (pool) => {
       const { row, frame } = pool;
       const at = (list) => (pool.isOver ? 0 : list[frame]);

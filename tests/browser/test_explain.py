@@ -59,6 +59,25 @@ def test_pointing_at_a_sequence_shows_its_blocks(browser: Browser, walk: Path) -
     assert "".join(marks) == "BBBBBBBBBB+."
 
 
+@pytest.mark.parametrize("width", [420, 900, 1120])
+def test_pools_fit_narrow_windows(browser: Browser, walk: Path, width: int) -> None:
+    browser.open(walk, width=width)
+    browser.press("ArrowRight", 39)
+    wide = "[...document.querySelectorAll('.pool')].filter((pool) => pool.scrollWidth > pool.clientWidth + 1).length"
+    assert browser.evaluate(wide) == 0
+    assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_on_paper_all_steps_are_light_and_there(browser: Browser, walk: Path) -> None:
+    browser.open(walk, dark=True, width=720)
+    browser.print_media(dark=True)
+    steps = "[...document.querySelectorAll('main > section')]"
+    assert browser.evaluate(f"{steps}.every((step) => step.checkVisibility())")
+    assert browser.evaluate(f"{steps}.length") > 5
+    assert not browser.evaluate("document.querySelector('nav').checkVisibility()")
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
 def test_without_scripts_all_steps_are_there(walk: Path) -> None:
     text = walk.read_text(encoding="utf-8")
     assert "<nav hidden" in text

@@ -110,7 +110,7 @@ def test_the_counts_beside_a_pool_are_those_of_the_snapshot(opened: Browser, res
         assert shown == {"running": str(row["running"]), "waiting": str(row["waiting"])}
         assert opened.evaluate(f"{pool}.querySelector('h3').textContent") == name
         share = 100 * row["live_slots"] / row["num_slots"]
-        assert opened.evaluate(f"{pool}.querySelector('.account').textContent").startswith(f"live {share:.0f} %")
+        assert opened.evaluate(f"{pool}.querySelector('.account').textContent").startswith(f"live {share:.0f}\u00a0%")
 
 
 def test_the_run_plays_and_pauses(opened: Browser) -> None:
