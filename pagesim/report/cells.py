@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -153,7 +153,8 @@ def tables(rows: Rows) -> list[Table]:
     shown = [figure for figure in THROUGHPUT if figure.column != "goodput_requests_per_s" or _has_goodput(rows)]
     throughput = [*figures(rows, shown), *_ratios(rows)]
     latency, counts = figures(rows, LATENCY), figures(rows, COUNTS)
-    found = [Table("Memory: shares of the pool over time", lines, [*figures(rows, MEMORY), _limited_by(rows)])]
+    memory = MEMORY if _largest(rows, ["sharing_saving"]) <= 0 else _without_best(MEMORY, "utilization")
+    found = [Table("Memory: shares of the pool over time", lines, [*figures(rows, memory), _limited_by(rows)])]
     if len(rows.seeds) > 1:  # spreads make columns wide
         found += [Table("Throughput", lines, [*throughput, *counts]), Table("Latency", lines, latency)]
     else:
@@ -161,6 +162,11 @@ def tables(rows: Rows) -> list[Table]:
     if "common_requests" in rows.summary and rows.summary["common_requests"].notna().any():
         found.append(Table("Latency over the requests that every row finished", lines, figures(rows, COMMON)))
     return found
+
+
+def _without_best(wanted: Sequence[Figure], column: str) -> list[Figure]:
+    """Return figures of which one marks no best row: where blocks are shared, fewer live slots hold as many tokens."""
+    return [replace(figure, better="") if figure.column == column else figure for figure in wanted]
 
 
 def figures(rows: Rows, wanted: Sequence[Figure]) -> list[Column]:

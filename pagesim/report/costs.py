@@ -10,6 +10,7 @@ import pandas as pd
 from pagesim.errors import ConfigError
 from pagesim.report.panels import Panel, any_above, drawn, stacked
 from pagesim.report.rows import Point, Rows
+from pagesim.report.style import EMPTY
 from pagesim.results import Results
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ TIMES: Final[dict[str, tuple[str, str]]] = {
     "time_copies": ("copies", "#cc79a7"),
     "time_swaps": ("swaps", "#e69f00"),
     "time_overhead": ("overhead", "#8d7a9e"),
-    "time_idle": ("idle", "#e6e6ea"),
+    "time_idle": ("idle", EMPTY),
 }
 """What the device did, in the order of the bars: name on the figure, and colour."""
 

@@ -19,6 +19,9 @@ from pagesim.units import parse_time, seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDE: Final = 20
+"""Times that are so many times apart need a logarithmic axis."""
+
 _QUANTILES: Final = np.concatenate([np.linspace(0, 0.98, 197), np.linspace(0.981, 1, 20)])
 
 
@@ -67,7 +70,7 @@ def latency(results: Results, point: Point | None = None) -> Figure:
     point, look = point or rows.heaviest, Look(rows)
     with styled():
         figure, axes = new_figure(7.2, 3.4, 1, 2, sharey=True)
-        slowest = 0.0
+        slowest, fastest = 0.0, math.inf
         for name in named_at(rows, point):
             runs = [results.requests(str(run)) for run in rows.at(point, name)["run"]]
             requests = pd.concat([_measured(run) for run in runs])
@@ -78,12 +81,18 @@ def latency(results: Results, point: Point | None = None) -> Figure:
                     panel.plot(np.quantile(values, _QUANTILES), 100 * _QUANTILES, label=label, **look.line(name))
                 if len(values) and column == "tpot_s":
                     slowest = max(slowest, float(np.quantile(values, 0.995)))
+                    fastest = min(fastest, float(np.median(values)))
         for panel, label in zip(axes[0], ("time to first token (s)", "time per output token (s)"), strict=True):
             panel.set(xlabel=label, ylim=(0, 100))
             panel.grid()
         axes[0, 0].set_xscale("log")
         plain_numbers(axes[0, 0].xaxis)
-        axes[0, 1].set_xlim(0, 1.15 * slowest or None)  # the last few of a thousand would squeeze all others
+        if slowest > WIDE * fastest > 0:
+            axes[0, 1].set_xscale("log")
+            axes[0, 1].set_xlim(None, 1.15 * slowest)
+            plain_numbers(axes[0, 1].xaxis)
+        else:
+            axes[0, 1].set_xlim(0, 1.15 * slowest or None)  # the last few of a thousand would squeeze all others
         axes[0, 0].set_ylabel("requests that were faster (%)")
         set_title(figure, "How long requests waited", str(point))
         figure.legend(loc="outside right center", handlelength=2)

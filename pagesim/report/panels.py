@@ -11,7 +11,7 @@ import numpy as np
 
 from pagesim.errors import ConfigError
 from pagesim.report.rows import LOAD_KEYS, Point, Rows, axis_label, numeric, show_value
-from pagesim.report.style import FAINT, Look, label_ends, new_figure, set_title, styled, written
+from pagesim.report.style import EDGE, EMPTY, FAINT, INK, Look, label_ends, new_figure, set_title, styled, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,7 +198,7 @@ def stacked(
             widths = 100 * np.nan_to_num(np.array([rows.mean(point, name, column) for name in names]))
             if not (widths > 0.05).any():
                 continue
-            look: dict[str, Any] = {"color": colour, "height": 0.68, "edgecolor": "white", "linewidth": 0.6}
+            look: dict[str, Any] = {"color": colour, "height": 0.68, "edgecolor": EDGE, "linewidth": 0.6}
             panel.barh(range(len(names)), widths, left=left, label=label, **look)
             for place, width in enumerate(widths):
                 if width >= 4:
@@ -332,6 +332,8 @@ def _scale_x(panel: Axes, key: str, xs: list[float] | None, places: list[float],
 
 
 def _text_on(colour: str) -> str:
-    """Return black or white, whichever is easier to read on a colour."""
+    """Return black or white, whichever is easier to read on a colour; on what is empty, the ink of the page."""
+    if colour == EMPTY:
+        return INK
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return "#1b1b20" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 INK: Final = "#2b2b33"
 FAINT: Final = "#8a8a94"
 GRID: Final = "#dedee4"
+EMPTY: Final = "#e6e6ea"
+"""What is not used: free memory, idle time."""
+EDGE: Final = "#fefeff"
+"""Between the parts of a bar."""
 
 # Okabe and Ito, Color Universal Design (2008), without the yellow, which paper does not show.
 _COLOURS: Final = ("#d55e00", "#e69f00", "#cc79a7", "#0072b2", "#009e73", "#56b4e9", "#8c564b", "#6a51a3")
@@ -38,7 +42,7 @@ PARTS: Final[dict[str, tuple[str, str]]] = {
     "reserved": ("reserved", "#e6b84f"),
     "internal": ("internal", "#d55e00"),
     "external": ("external", "#8d7a9e"),
-    "free": ("free", "#e6e6ea"),
+    "free": ("free", EMPTY),
 }
 """The memory account in the order of the bars: name on the figure, and colour."""
 
@@ -199,6 +203,8 @@ def _spread(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
 def inline_svg(figure: Figure, name: str) -> str:
     """Return a figure as an ``<svg>`` element for a page: it scales, and its ink follows the page's colours.
 
+    The page may set ``--grid``, ``--empty`` and ``--paper``; without them the colours are those of the file.
+
     Args:
         figure: to be drawn.
         name: unique on the page; references inside the figure begin with it.
@@ -212,7 +218,10 @@ def inline_svg(figure: Figure, name: str) -> str:
     head, close, body = text.partition(">")
     head = re.sub(r' (?:width|height)="[^"]*"', "", head)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
-    return (head + close + body).replace(INK, "currentColor").replace(GRID, "var(--grid, #dedee4)")
+    text = (head + close + body).replace(INK, "currentColor")
+    for colour, name in ((GRID, "grid"), (EMPTY, "empty"), (EDGE, "paper")):
+        text = text.replace(colour, f"var(--{name}, {colour})")
+    return text
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -45,7 +45,7 @@ def verdict(rows: Rows) -> str:
             f"{where}{best} serves {ratio:.2f}x the output tokens/s of {base}{_certainty(rows, point, best, base)}"
         )
         batch = rows.mean(point, best, "mean_batched_requests") / rows.mean(point, base, "mean_batched_requests")
-        if math.isfinite(batch):
+        if math.isfinite(batch) and batch > 1 + SAME:  # with fewer at a time, it is speed that gives the throughput
             sentence += f" and batches {batch:.2f}x the requests"
     return sentence + waste + "."
 

@@ -213,6 +213,19 @@ class TestWhatTheyShow:
             assert (x[0], x[-1]) == pytest.approx((measured[column].min(), measured[column].max()))
             assert x[98] == pytest.approx(np.quantile(measured[column].dropna(), ys(axes.lines[0])[98] / 100))
 
+    def test_times_far_apart_are_on_a_logarithmic_axis(self, plain: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert figures.latency(plain).axes[1].get_xscale() == "linear"
+        read = Results.requests
+
+        def slow(results: Results, run: str | None = None) -> pd.DataFrame:
+            return read(results, run).assign(tpot_s=lambda frame: frame["tpot_s"] * (50 if run == "max-seed0" else 1))
+
+        monkeypatch.setattr(Results, "requests", slow)
+        right = figures.latency(plain).axes[1]
+        assert right.get_xscale() == "log"
+        fastest = plain.requests("paged-seed0")["tpot_s"].min()
+        assert right.get_xlim()[0] <= fastest
+
 
 class TestLooks:
     @pytest.mark.parametrize("kind", list(figures.KINDS))
@@ -298,6 +311,8 @@ class TestFiles:
         assert "width" not in root.attrib
         assert "viewBox" in root.attrib
         assert "currentColor" in text
+        assert "var(--empty, #e6e6ea)" in text
+        assert "var(--paper, #fefeff)" in text
         ids = [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
         assert ids
         assert all(name.startswith("memory-") for name in ids)

@@ -88,6 +88,12 @@ class TestCells:
         assert (cell(frame, "TPOT", "a"), cell(frame, "TPOT", "b")) == ("20.0*", "30.0")
         assert (cell(frame, "batched", "a"), cell(frame, "batched", "b")) == ("2.00", "2.00")
 
+    def test_where_blocks_are_shared_more_live_slots_are_not_better(self) -> None:
+        rows = ({"allocator": "a", "utilization": 0.7}, {"allocator": "b", "utilization": 0.2, "sharing_saving": 0.6})
+        assert [cell(summary(*rows), "live", name) for name in "ab"] == ["70.0", "20.0"]
+        rows[1]["sharing_saving"] = 0.0
+        assert [cell(summary(*rows), "live", name) for name in "ab"] == ["70.0*", "20.0"]
+
     def test_neither_the_bound_nor_who_knows_the_future_is_the_best(self) -> None:
         frame = summary(
             {"allocator": "a", "throughput_output_tokens_per_s": 100.0, "oracle": False},
@@ -276,6 +282,13 @@ class TestVerdict:
             "paged serves 2.50x the output tokens/s of max and batches 4.30x the requests; "
             "57 % of the memory of max is held for tokens that never come and 9 % cannot be handed out."
         )
+
+    def test_a_smaller_batch_is_no_merit(self) -> None:
+        frame = summary(
+            {"allocator": "paged", "mean_batched_requests": 6.0},
+            {"allocator": "cow", "mean_batched_requests": 2.0, "throughput_output_tokens_per_s": 113.0},
+        )
+        assert verdict(Rows(frame)) == "cow serves 1.13x the output tokens/s of paged."
 
     def test_equal_service_is_told_by_its_latency(self) -> None:
         frame = summary({"allocator": "max"}, {"allocator": "paged", "normalized_latency_s_per_token": 0.1})
