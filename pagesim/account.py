@@ -88,16 +88,16 @@ class Account:
         self.references += after.references - before.references
         self.cached += after.cached - before.cached
 
-    def extended(self, sequences: list[Sequence]) -> None:
-        """Count one more block of its own for each of ``sequences``, whose tables were full."""
-        size = self.block_size
-        if size == 1:
-            useful = len(sequences)
-        else:
-            useful = sum([min(sequence.num_final - sequence.num_stored, size) for sequence in sequences])
+    def extended(self, num_blocks: int, num_never: int) -> None:
+        """Count ``num_blocks`` more, each for a sequence of its own whose table was full.
+
+        Args:
+            num_never: slots in them that will never be written: their sequences end before.
+        """
+        useful = num_blocks * self.block_size - num_never
         self.useful += useful
-        self.internal += len(sequences) * size - useful
-        self.references += len(sequences)
+        self.internal += num_never
+        self.references += num_blocks
 
     def held(self, request: Request, start: int = 0) -> Held:
         """Return what ``request`` holds now, from its block tables.
@@ -119,22 +119,21 @@ class Account:
         """
         if len(sequence.request.sequences) == 1:
             return self._single(sequence)
-        counts = self.pool.ref_counts
-        shared = frozenset(block for block in sequence.block_table if counts[block] > 1)
+        shared = frozenset(filter(self.pool.is_shared, sequence.block_table))
         return self._shared([sequence], shared)
 
     def _single(self, sequence: Sequence) -> Held:
-        table = sequence.block_table
-        if not table:
+        num_blocks = sequence.num_blocks
+        if not num_blocks:
             return NOTHING
-        capacity = len(table) * self.block_size
+        capacity = num_blocks * self.block_size
         asked = capacity if sequence.num_asked is None else sequence.num_asked
         if sequence.retired:
-            return Held(0, 0, asked, capacity - asked, len(table))
+            return Held(0, 0, asked, capacity - asked, num_blocks)
         final = sequence.num_final
         if asked <= final:
-            return Held(sequence.num_stored, asked, 0, capacity - asked, len(table))
-        return Held(sequence.num_stored, final, asked - final, capacity - asked, len(table))
+            return Held(sequence.num_stored, asked, 0, capacity - asked, num_blocks)
+        return Held(sequence.num_stored, final, asked - final, capacity - asked, num_blocks)
 
     def _with_prefix(self, request: Request, entry: Prefix | None) -> Held:
         """Return what a request holds, and its group's prefix, which counts once for the whole group."""

@@ -62,18 +62,24 @@ class BlockPool:
         block_size: slots (tokens) of a block.
         watermark: blocks that an admission leaves free; ``floor`` is set to it while admitting.
         host: the pool of host blocks for swapping, None if there is none.
+
+    Attributes:
+        generation: grows whenever a block becomes free.
+        num_promised: held blocks that have no number yet (see ``promise``).
     """
 
     __slots__ = (
         "_fresh",
+        "_held",
         "_num_free",
+        "_shared",
         "_stack",
         "block_size",
         "floor",
         "generation",
         "host",
         "num_blocks",
-        "ref_counts",
+        "num_promised",
         "watermark",
     )
 
@@ -85,23 +91,43 @@ class BlockPool:
         self.watermark = watermark
         self.host = host
         self.floor = 0
-        self.generation = 0  # grows whenever a block becomes free
-        self.ref_counts = [0] * num_blocks
+        self.generation = 0
+        self.num_promised = 0
         self._num_free = num_blocks
+        # Most blocks are held once: a byte for each says so, and only those held more often have a count.
+        self._held = bytearray(num_blocks)
+        self._shared: dict[int, int] = {}
         # Free blocks: a stack of those given back, and all from _fresh on. None after take_at: then the
-        # reference counts alone know, until take() needs a stack again.
+        # bytes alone know, until take() needs a stack again.
         self._stack: list[int] | None = []
         self._fresh = 0
 
     @property
     def num_free(self) -> int:
         """Blocks that can be taken now: the free ones above the floor."""
-        return max(self._num_free - self.floor, 0)
+        free = self._num_free - self.floor
+        return free if free > 0 else 0
 
     @property
     def num_held(self) -> int:
-        """Distinct blocks with a reference."""
+        """Distinct blocks with a reference, those included that are only promised."""
         return self.num_blocks - self._num_free
+
+    @property
+    def ref_counts(self) -> list[int]:
+        """The references of every block, counted for the caller: to look at the whole pool."""
+        counts = list(self._held)
+        for block, count in self._shared.items():
+            counts[block] = count
+        return counts
+
+    def references(self, block: int) -> int:
+        """Return how many tables and pins hold ``block``."""
+        return self._shared.get(block) or self._held[block]
+
+    def is_shared(self, block: int) -> bool:
+        """Return whether more than one table or pin holds ``block``."""
+        return block in self._shared
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return how many blocks hold ``num_tokens`` tokens."""
@@ -114,56 +140,67 @@ class BlockPool:
         """
         if not 0 <= count <= self.num_free:
             raise InvariantError(f"INV-4: {count} blocks taken where {self.num_free} are free")
-        if self._stack is None:
-            self._stack = [block for block in reversed(range(self.num_blocks)) if not self.ref_counts[block]]
-            self._fresh = self.num_blocks
-        stack = self._stack
-        taken = stack[: -count - 1 : -1]
-        if count:
-            del stack[-count:]
-        if len(taken) < count:
-            fresh = self._fresh
-            self._fresh = fresh + count - len(taken)
-            taken += range(fresh, self._fresh)
-        ref_counts = self.ref_counts
-        for block in taken:
-            ref_counts[block] = 1
         self._num_free -= count
-        return taken
+        return self._number(count)
+
+    def promise(self, count: int) -> bool:
+        """Hold ``count`` free blocks without saying which; False: fewer are free, and nothing has changed.
+
+        Which ones is said when somebody looks (``fulfil``): while many sequences grow, nobody does.
+        """
+        if count > self.num_free:
+            return False
+        self._num_free -= count
+        self.num_promised += count
+        return True
+
+    def fulfil(self, count: int) -> list[int]:
+        """Return ``count`` of the blocks that are promised, which have their numbers from now on."""
+        if not 0 <= count <= self.num_promised:
+            raise InvariantError(f"INV-4: {count} blocks numbered where {self.num_promised} are promised")
+        self.num_promised -= count
+        return self._number(count)
 
     def take_at(self, blocks: range) -> None:
         """Take a run of free blocks at the address that a placement chose.
 
         Raises InvariantError if one of them is held, or if the floor forbids it.
         """
-        count = len(blocks)
-        if blocks.start < 0 or blocks.stop > self.num_blocks or any(self.ref_counts[blocks.start : blocks.stop]):
+        count, held = len(blocks), self._held
+        if blocks.start < 0 or blocks.stop > self.num_blocks or held.find(1, blocks.start, blocks.stop) >= 0:
             raise InvariantError(f"INV-3: blocks {blocks.start} to {blocks.stop - 1} are not all free")
         if count > self.num_free:
             raise InvariantError(f"INV-4: {count} blocks taken where {self.num_free} are free")
-        self.ref_counts[blocks.start : blocks.stop] = [1] * count
+        held[blocks.start : blocks.stop] = b"\1" * count
         self._num_free -= count
         self._stack = None
 
     def share(self, blocks: Iterable[int]) -> None:
         """Add one reference to each of ``blocks``; they are held already."""
+        shared = self._shared
         for block in blocks:
-            if not self.ref_counts[block]:
+            if not self._held[block]:
                 raise InvariantError(f"INV-1: block {block} is shared but nobody holds it")
-            self.ref_counts[block] += 1
+            shared[block] = shared.get(block, 1) + 1
 
     def give(self, blocks: Iterable[int]) -> None:
-        """Drop one reference of each of ``blocks``; a block without references is free."""
-        if isinstance(blocks, range) and self._stack is None and self._give_run(blocks):
+        """Drop one reference of each of ``blocks``; a block without references is free.
+
+        Raises InvariantError if nobody holds one of them.
+        """
+        if isinstance(blocks, range) and self._give_run(blocks):
             return
-        ref_counts, freed = self.ref_counts, []
+        held, shared, freed = self._held, self._shared, []
         for block in blocks:
-            count = ref_counts[block] - 1
-            if count < 0:
+            if not held[block]:
                 raise InvariantError(f"INV-1: block {block} is given back but nobody holds it")
-            ref_counts[block] = count
-            if not count:
+            if block not in shared:
+                held[block] = 0
                 freed.append(block)
+            elif shared[block] == 2:
+                del shared[block]
+            else:
+                shared[block] -= 1
         if freed:
             self._num_free += len(freed)
             self.generation += 1
@@ -172,11 +209,30 @@ class BlockPool:
                 self._stack += freed
 
     def _give_run(self, blocks: range) -> bool:
-        """Give back a run that nobody shares, all at once; False: nothing has been done."""
-        counts = self.ref_counts[blocks.start : blocks.stop]
-        if blocks.step != 1 or blocks.start < 0 or counts.count(1) != len(blocks):
+        """Give back a run of blocks held once, all at once; False: nothing has been done."""
+        first, end, held = blocks.start, blocks.stop, self._held
+        if self._stack is not None or self._shared or blocks.step != 1 or first < 0 or not first < end <= len(held):
             return False
-        self.ref_counts[blocks.start : blocks.stop] = [0] * len(counts)
-        self._num_free += len(counts)
+        if held.find(0, first, end) >= 0:
+            return False
+        held[first:end] = bytes(end - first)
+        self._num_free += end - first
         self.generation += 1
         return True
+
+    def _number(self, count: int) -> list[int]:
+        """Return ``count`` blocks off the stack, marked as held."""
+        held, stack = self._held, self._stack
+        if stack is None:
+            stack = self._stack = [block for block in reversed(range(self.num_blocks)) if not held[block]]
+            self._fresh = self.num_blocks
+        taken = stack[: -count - 1 : -1]
+        if count:
+            del stack[-count:]
+        if len(taken) < count:
+            fresh = self._fresh
+            self._fresh = fresh + count - len(taken)
+            taken += range(fresh, self._fresh)
+        for block in taken:
+            held[block] = 1
+        return taken

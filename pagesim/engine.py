@@ -205,9 +205,7 @@ class Engine:
             journal.output_tokens += step.num_decodes
             journal.iterations += 1
             decoding.tick(end, journal.gaps)
-            due = decoding.due()
-            if due and not scheduler.growth.grow_all(due):
-                decoding.put_back(due)
+            if not decoding.promise_due(scheduler.queues.memory):
                 self._step = None
                 self._wake = self._at(end, NORMAL, self._begin)
                 return

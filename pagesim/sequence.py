@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from pagesim.errors import PluginError
+from pagesim.errors import InvariantError, PluginError
 
 
 class SequenceStatus(enum.Enum):
@@ -23,18 +23,36 @@ class SequenceStatus(enum.Enum):
     REFUSED = "refused"
 
 
+class Numbers(Protocol):
+    """A pool that gives numbers to blocks that it has promised."""
+
+    block_size: int
+
+    def fulfil(self, count: int) -> list[int]:
+        """Return the numbers of ``count`` promised blocks."""
+        ...
+
+
 class Clock:
     """Counts the decode steps of a scheduler.
 
     A decoding sequence stores one token a decode step, all of them at once. Instead of touching
     each of them, the scheduler advances one shared counter, and a sequence that decodes adds it
     to what it had when it joined.
+
+    Attributes:
+        value: decode steps so far.
+        granted: decode steps for which everyone has room: ``value``, and one more when the step
+            at ``value`` has been granted its blocks.
+        pool: where the blocks come from that were promised to sequences that keep pace with the clock.
     """
 
-    __slots__ = ("value",)
+    __slots__ = ("granted", "pool", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Numbers | None = None) -> None:
         self.value = 0
+        self.granted = 0
+        self.pool = pool
 
 
 STOPPED = Clock()
@@ -68,7 +86,8 @@ class Sequence:
     Attributes:
         request: the request it belongs to.
         index: its place among the sequences of its request.
-        block_table: logical block -> physical block. Owned by the allocator's ``allocate``/``free``.
+        block_table: logical block -> physical block. Owned by the allocator's ``allocate``/``free``. While it
+            keeps pace with the clock, it holds blocks that are promised and get their numbers when it is read.
         host_table: the same for host blocks while it is swapped out.
         resident_table: its first blocks, as far as they stay on the device while it is swapped out
             because another request holds them too.
@@ -77,7 +96,8 @@ class Sequence:
         estimate: how many output tokens a policy may expect (see ``workload.estimate``).
         num_output: how many tokens it will generate. For the engine; a policy asks ``future``.
         num_lost: tokens that it had stored when it was preempted for recomputation.
-        due: the value of the clock at which it needs its allocator next, while it decodes.
+        due: the value of the clock at which the blocks that have numbers are full, while it decodes.
+        keeps_pace: whether it gets a block whenever the clock has advanced by a block's slots, unasked.
         retired: whether it has ended and its memory is still held, for nothing.
         last_token_at: tick of its last token, as long as it is not in the stream of decodes.
     """
@@ -86,12 +106,13 @@ class Sequence:
         "_clock",
         "_num_generated",
         "_num_stored",
-        "block_table",
+        "_table",
         "branch",
         "due",
         "estimate",
         "host_table",
         "index",
+        "keeps_pace",
         "last_token_at",
         "num_asked",
         "num_lost",
@@ -104,7 +125,7 @@ class Sequence:
     def __init__(self, request: Request, index: int = 0) -> None:
         self.request = request
         self.index = index
-        self.block_table: list[int] = []
+        self._table: list[int] = []
         self.host_table: list[int] = []
         self.resident_table: list[int] = []
         self.num_asked: int | None = None
@@ -112,6 +133,7 @@ class Sequence:
         self.num_output = request.output_tokens
         self.num_lost = 0
         self.due = 0
+        self.keeps_pace = False
         self.last_token_at = 0
         self.retired = False
         self.estimate = request.estimate
@@ -128,6 +150,22 @@ class Sequence:
         if not self.request.oracle:
             raise PluginError("sequence.future is read by a policy whose class does not say `oracle = True`")
         return Future(self.num_output)
+
+    @property
+    def block_table(self) -> list[int]:
+        """Logical block -> physical block."""
+        if self.keeps_pace and self._clock.granted > self.due:
+            self.number_blocks()
+        return self._table
+
+    @block_table.setter
+    def block_table(self, table: list[int]) -> None:
+        self._table = table
+
+    @property
+    def num_blocks(self) -> int:
+        """Entries of its block table, those included that have no number yet."""
+        return len(self._table) + self._num_promised()
 
     @property
     def num_stored(self) -> int:
@@ -176,6 +214,21 @@ class Sequence:
     def end(self) -> int:
         """The value of the clock at which its last token has been generated; while it decodes."""
         return self.num_output - self._num_generated
+
+    def _num_promised(self) -> int:
+        if not self.keeps_pace:
+            return 0
+        clock = self._clock
+        if clock.pool is None:
+            raise InvariantError("a sequence keeps pace with a clock that has no pool")
+        return max(-((self.due - clock.granted) // clock.pool.block_size), 0)
+
+    def number_blocks(self) -> None:
+        """Give numbers to the blocks that it was promised."""
+        pool, count = self._clock.pool, self._num_promised()
+        if pool is not None:
+            self._table += pool.fulfil(count)
+            self.due += count * pool.block_size
 
     def join(self, clock: Clock) -> None:
         """Start to decode: from here on its counts follow ``clock``."""

@@ -9,6 +9,9 @@ Attributes that a policy's class may set (all optional):
 - ``contiguous = True``: its tables are runs of adjacent blocks, so the kernel needs no table.
 - ``bulk = True``: ``allocate`` does nothing while the table has room and its last block is not
   shared, so the scheduler need not call it for each token.
+- ``grows_by_block = True``, beside ``bulk``: where the table is full, ``allocate(sequence, 1)`` takes one block
+  of the pool, any one, and refuses only where none is free. So the scheduler takes them itself, for all
+  sequences at once, and calls for none of them.
 - ``stable_refusal = True``: once it has refused a sequence, it refuses it again until a block
   becomes free or is moved, so the scheduler need not ask in every step.
 - ``default_block_size`` and ``default_watermark``: what a row of an experiment gets if it names none.

@@ -22,6 +22,7 @@ class CopyOnWrite:
     """
 
     bulk = True
+    grows_by_block = True
     stable_refusal = True
 
     def __init__(self, pool: BlockPool, *, pin_prefixes: bool = False) -> None:
@@ -38,7 +39,7 @@ class CopyOnWrite:
         if not table and not stored and sequence.request.prefix_group is not None:
             return self._begin(sequence, num_tokens)
         written = stored // pool.block_size
-        is_shared = written < len(table) and pool.ref_counts[table[written]] > 1
+        is_shared = written < len(table) and pool.is_shared(table[written])
         missing = pool.blocks_for(stored + num_tokens) - len(table)
         if max(missing, 0) + is_shared > pool.num_free:
             return None

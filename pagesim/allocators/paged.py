@@ -12,6 +12,7 @@ class Paged:
     """Fixed-size blocks on demand; a fork copies its parent's blocks (PagedAttention without sharing)."""
 
     bulk = True
+    grows_by_block = True
     stable_refusal = True
 
     def __init__(self, pool: BlockPool) -> None:

@@ -71,21 +71,21 @@ class PrefixTable:
         entry = self.entry(sequence)
         if entry is None:
             return
-        while entry.blocks and not self.pool.ref_counts[entry.blocks[-1]]:  # a shorter prompt may hold the first ones
+        while entry.blocks and not self.pool.references(entry.blocks[-1]):  # a shorter prompt may hold the first ones
             entry.blocks.pop()
         if not entry.blocks:
             del self.entries[self._group(sequence)]
 
     def num_users(self, entry: Prefix) -> int:
         """Return how many tables of sequences that have not ended hold the prefix."""
-        return self.pool.ref_counts[entry.blocks[0]] - self.pin - entry.num_retired
+        return self.pool.references(entry.blocks[0]) - self.pin - entry.num_retired
 
     def release(self) -> None:
         """Drop the pins."""
         if self.pin:
             for group, entry in list(self.entries.items()):
                 self.pool.give(entry.blocks)
-                if not self.pool.ref_counts[entry.blocks[0]]:
+                if not self.pool.references(entry.blocks[0]):
                     del self.entries[group]
             self.pin = False
 

@@ -24,7 +24,7 @@ class Swapping(CopyOnWrite):
             return None
         tables = {s: s.block_table[: pool.blocks_for(s.num_stored)] for s in sequences}
         holders = Counter(block for table in tables.values() for block in table)
-        staying = {block for block, count in holders.items() if pool.ref_counts[block] > count}
+        staying = {block for block, count in holders.items() if pool.references(block) > count}
         moving = [block for block in holders if block not in staying]
         if len(moving) > host.num_free:
             return None

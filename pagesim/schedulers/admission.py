@@ -118,6 +118,10 @@ class Admission:
                 budget = self._start(request, sequences, matched, step, budget)
             elif not request.fits_alone and self.never(sequences):
                 queues.refuse(queues.waiting.popleft(), f"never fits: an empty pool does not admit {need} tokens")
+            elif not queues.num_holders and queues.memory.pool.num_held:
+                queues.refuse(
+                    queues.waiting.popleft(), f"never fits: {need} tokens beside the prefixes that are pinned"
+                )
             else:
                 request.fits_alone = True
                 self.hold("memory", by_allocator=True)
@@ -150,7 +154,8 @@ class Admission:
         else:
             queues.journal.lookups_first += 1
         ops = memory.admit(request, sequences, above=self._floor())
-        self._refusal = question if ops is None else None
+        # after the call: a group that was refused in part has given back what it got
+        self._refusal = (request, memory.pool.generation, num_matched) if ops is None else None
         return ops
 
     def _floor(self) -> int:

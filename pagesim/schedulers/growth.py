@@ -28,38 +28,60 @@ class Growth:
     def grow(self, step: Step) -> bool:
         """Make room for the next token of every running sequence; return whether a request was preempted."""
         queues, journal = self.queues, self.queues.journal
-        self.has_preempted = False
-        due = queues.decoding.due()
-        if not due and not queues.ready:
-            return False
-        if not queues.ready and self.grow_all(due):
-            return False
-        work: dict[Request, list[Sequence]] = {request: [] for request in queues.ready}
-        for sequence in due:
-            work.setdefault(sequence.request, []).append(sequence)
+        ready, decoding = queues.ready, queues.decoding
         before = journal.preemptions_recompute + journal.preemptions_swap
-        for request in sorted(work, key=lambda request: request.order):
-            if request.status is SequenceStatus.RUNNING:
-                self._grow_request(request, work[request], step)
+        if decoding.promise_due(queues.memory, sum(map(self._at_most, ready)) if ready else 0):
+            # There is room for all, whatever the order, so those that are due have got theirs already.
+            for request in sorted(ready, key=_order) if len(ready) > 1 else list(ready):
+                if request.status is SequenceStatus.RUNNING:
+                    self._grow_request(request, [], step)
+        else:
+            self._grow_in_order(step)
         self.has_preempted = before != journal.preemptions_recompute + journal.preemptions_swap
         return self.has_preempted
+
+    def _grow_in_order(self, step: Step) -> None:
+        """Serve one request after the other, those that are due and those that are ready alike."""
+        queues = self.queues
+        work: dict[Request, list[Sequence]] = {request: [] for request in queues.ready}
+        for sequence in queues.decoding.due():
+            work.setdefault(sequence.request, []).append(sequence)
+        for request in sorted(work, key=_order):
+            if request.status is SequenceStatus.RUNNING:
+                self._grow_request(request, work[request], step)
+        queues.decoding.granted()
+
+    def _at_most(self, request: Request) -> int:
+        """Return how many blocks a request that is ready may need, if its policy takes no more than it has to."""
+        if self._may_join(request):
+            return 0
+        pool = self.queues.memory.pool
+        return sum(pool.blocks_for(sequence.num_known + 1) + 1 for sequence in request.live_sequences)
+
+    def _may_join(self, request: Request) -> bool:
+        """Whether a request that is ready decodes without a call: a single sequence whose table has room."""
+        if len(request.sequences) > 1 or not self.queues.memory.is_bulk:
+            return False
+        (sequence,) = request.sequences
+        stored, size, pool = sequence.num_stored, self.queues.decoding.block_size, self.queues.memory.pool
+        asked = sequence.num_asked
+        capacity = sequence.num_blocks * size if asked is None else asked
+        if stored >= capacity or sequence.is_decoding or not request.prompt_tokens <= stored == sequence.num_known - 1:
+            return False
+        return not pool.is_shared(sequence.block_table[stored // size])
 
     def resumed(self, request: Request, step: Step) -> None:
         """Let a request that has just come back go on, as far as there is room; it preempts nobody."""
         self.queues.ready[request] = None
         self._grow_request(request, [], step, may_preempt=False)
 
-    def grow_all(self, sequences: list[Sequence]) -> bool:
-        """Give all of ``sequences`` a block at once, if the allocator can and there is room."""
-        sequences.sort(key=_admission_order)
-        if not self.queues.memory.extend(sequences):
-            return False
-        self.queues.decoding.extended(sequences)
-        return True
-
     def _grow_request(self, request: Request, due: list[Sequence], step: Step, *, may_preempt: bool = True) -> None:
         """Perform the forks of a request, then make room for each sequence that needs it."""
         queues = self.queues
+        if not due and self._may_join(request):
+            del queues.ready[request]
+            queues.decoding.join(request.sequences[0])
+            return
         if request in queues.ready:
             del queues.ready[request]
             due += [s for s in request.sequences if not (s.is_decoding or s.has_ended or s in queues.prefilling)]
@@ -106,14 +128,14 @@ class Growth:
 
     def _make_room(self, sequence: Sequence, need: int, step: Step, obtain: beams.Obtain) -> bool:
         """Make room for what one sequence stores next."""
-        queues, entries = self.queues, len(sequence.block_table)
+        queues, entries = self.queues, sequence.num_blocks
         ops = obtain(partial(queues.memory.allocate, sequence, need))
         if ops is None:
             return False
         if ops:
             queues.perform(step, ops)
         if sequence.is_decoding:
-            queues.decoding.num_entries += len(sequence.block_table) - entries
+            queues.decoding.num_entries += sequence.num_blocks - entries
         return True
 
     def _go_on(self, sequence: Sequence, need: int) -> None:
@@ -125,6 +147,10 @@ class Growth:
             decoding.join(sequence)
         else:
             self.queues.prefilling[sequence] = None
+
+
+def _order(request: Request) -> int:
+    return request.order
 
 
 def _admission_order(sequence: Sequence) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Listing
 
 from pagesim.account import Account, Held
-from pagesim.allocators.base import Allocator, Bulk, Forks, Prefixes, Swaps
+from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps
 from pagesim.blocks import BlockOps
 from pagesim.errors import InvariantError
 from pagesim.sequence import Branch, Request, Sequence
@@ -32,7 +32,7 @@ class Memory:
         self._forks = allocator if isinstance(allocator, Forks) else None
         self._swaps = allocator if isinstance(allocator, Swaps) else None
         self._prefixes = allocator if isinstance(allocator, Prefixes) else None
-        self._bulk = allocator if isinstance(allocator, Bulk) and self.is_bulk else None
+        self.grows_by_block = self.is_bulk and bool(getattr(allocator, "grows_by_block", False))
 
     @property
     def can_swap(self) -> bool:
@@ -53,11 +53,15 @@ class Memory:
             self._check_coverage(sequence, num_tokens)
         return ops
 
-    def extend(self, sequences: list[Sequence]) -> bool:
-        """Give each of ``sequences``, whose tables are full, one more block; False: not room for all."""
-        if self._bulk is None or not self._bulk.extend(sequences):
+    def promise(self, num_blocks: int, num_never: int) -> bool:
+        """Hold one more block for each of ``num_blocks`` sequences whose tables are full; False: not room for all.
+
+        Args:
+            num_never: slots in them that will never be written.
+        """
+        if not self.pool.promise(num_blocks):
             return False
-        self.account.extended(sequences)
+        self.account.extended(num_blocks, num_never)
         return True
 
     def match(self, sequences: list[Sequence]) -> list[int]:

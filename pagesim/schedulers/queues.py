@@ -47,7 +47,7 @@ class Queues:
         self.swapped: list[Request] = []
         self.ready: dict[Request, None] = {}
         self.prefilling: dict[Sequence, None] = {}
-        self.decoding = Decoding(memory.pool.block_size, bulk=memory.is_bulk)
+        self.decoding = Decoding(memory.pool, bulk=memory.is_bulk, grows_by_block=memory.grows_by_block)
         self.num_seats = 0
         self.num_beamed = 0
         self.preempted: dict[Request, None] = {}

@@ -111,9 +111,9 @@ def test_one_more_block_for_sequences_whose_tables_are_full(output: int, useful:
     for request in requests:
         store(allocator, request.sequences[0], 4)
     before = [account.held(request) for request in requests]
-    sequences = [request.sequences[0] for request in requests]
-    assert allocator.extend(sequences)
-    account.extended(sequences)
+    for request in requests:
+        assert allocator.allocate(request.sequences[0], 1) is not None
+    account.extended(2, 4 - useful)
     walked = Account(allocator.pool, 32)
     for old, request in zip(before, requests, strict=True):
         walked.change(old, account.held(request))
