@@ -246,10 +246,7 @@ class Recorder:
 
     def _last(self, until: int) -> None:
         span = until - self.time
-        integrals = self.integrals
-        for index, value in enumerate(self.state):
-            if value:
-                integrals[index] += value * span
+        self.integrals = [area + value * span for area, value in zip(self.integrals, self.state, strict=True)]
         self.reasons[self._reason] += span
         if self._is_idle:
             self.idle += span

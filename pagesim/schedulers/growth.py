@@ -28,11 +28,12 @@ class Growth:
     def grow(self, step: Step) -> bool:
         """Make room for the next token of every running sequence; return whether a request was preempted."""
         queues, journal = self.queues, self.queues.journal
-        ready, decoding = queues.ready, queues.decoding
-        before = journal.preemptions_recompute + journal.preemptions_swap
-        if decoding.promise_due(queues.memory, sum(map(self._at_most, ready)) if ready else 0):
+        ready, before = queues.ready, journal.preemptions_recompute + journal.preemptions_swap
+        if ready and queues.memory.is_bulk:
+            self._join_where_there_is_room()
+        if queues.decoding.promise_due(queues.memory, sum(map(self._at_most, ready)) if ready else 0):
             # There is room for all, whatever the order, so those that are due have got theirs already.
-            for request in sorted(ready, key=_order) if len(ready) > 1 else list(ready):
+            for request in sorted(ready, key=_order) if ready else ():
                 if request.status is SequenceStatus.RUNNING:
                     self._grow_request(request, [], step)
         else:
@@ -51,24 +52,25 @@ class Growth:
                 self._grow_request(request, work[request], step)
         queues.decoding.granted()
 
+    def _join_where_there_is_room(self) -> None:
+        """Let single sequences decode whose tables have room: a bulk policy would do nothing if it were asked."""
+        queues, size = self.queues, self.queues.decoding.block_size
+        for request in list(queues.ready):
+            if len(request.sequences) > 1:
+                continue
+            (sequence,) = request.sequences
+            stored, table, asked = sequence.num_stored, sequence.block_table, sequence.num_asked
+            if stored >= (len(table) * size if asked is None else asked) or sequence.is_decoding:
+                continue
+            is_whole = request.prompt_tokens <= stored == sequence.num_known - 1
+            if is_whole and not queues.memory.pool.is_shared(table[stored // size]):
+                del queues.ready[request]
+                queues.decoding.join(sequence)
+
     def _at_most(self, request: Request) -> int:
         """Return how many blocks a request that is ready may need, if its policy takes no more than it has to."""
-        if self._may_join(request):
-            return 0
         pool = self.queues.memory.pool
         return sum(pool.blocks_for(sequence.num_known + 1) + 1 for sequence in request.live_sequences)
-
-    def _may_join(self, request: Request) -> bool:
-        """Whether a request that is ready decodes without a call: a single sequence whose table has room."""
-        if len(request.sequences) > 1 or not self.queues.memory.is_bulk:
-            return False
-        (sequence,) = request.sequences
-        stored, size, pool = sequence.num_stored, self.queues.decoding.block_size, self.queues.memory.pool
-        asked = sequence.num_asked
-        capacity = sequence.num_blocks * size if asked is None else asked
-        if stored >= capacity or sequence.is_decoding or not request.prompt_tokens <= stored == sequence.num_known - 1:
-            return False
-        return not pool.is_shared(sequence.block_table[stored // size])
 
     def resumed(self, request: Request, step: Step) -> None:
         """Let a request that has just come back go on, as far as there is room; it preempts nobody."""
@@ -78,10 +80,6 @@ class Growth:
     def _grow_request(self, request: Request, due: list[Sequence], step: Step, *, may_preempt: bool = True) -> None:
         """Perform the forks of a request, then make room for each sequence that needs it."""
         queues = self.queues
-        if not due and self._may_join(request):
-            del queues.ready[request]
-            queues.decoding.join(request.sequences[0])
-            return
         if request in queues.ready:
             del queues.ready[request]
             due += [s for s in request.sequences if not (s.is_decoding or s.has_ended or s in queues.prefilling)]
