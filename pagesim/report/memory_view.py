@@ -75,6 +75,8 @@ def _read(results: Results, run: str) -> dict[str, Any]:
         owners = np.array([np.frombuffer(data, "<u4") for data in columns["owner"]], np.uint32)
         if kinds.shape != owners.shape:
             raise ValueError("kinds and owners differ in shape")
+        if min(columns["tick"], default=1) <= 0:
+            raise ValueError("an instant is not after the start")
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{str(path)!r} is damaged: {error}") from None
     return {**columns, "kind": kinds, "owner": owners}

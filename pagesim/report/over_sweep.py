@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
 from pagesim.errors import ConfigError
 from pagesim.report.knee import LATENCY, LIMIT, knees
-from pagesim.report.panels import RATE, Panel, against, drawn, load_key, named_at, plain_numbers, points_along, short
+from pagesim.report.panels import (
+    LEVEL,
+    RATE,
+    Panel,
+    against,
+    drawn,
+    load_key,
+    named_at,
+    plain_numbers,
+    points_along,
+    short,
+)
 from pagesim.report.rows import LOAD_KEYS, Point, Rows
-from pagesim.report.style import Look, new_figure, set_title, styled, written
+from pagesim.report.style import FAINT, Look, new_figure, set_title, styled, written
 from pagesim.results import Results
 from pagesim.units import parse_time, seconds
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDE: Final = 20
@@ -37,7 +49,7 @@ def throughput(results: Results | pd.DataFrame) -> Figure:
         service = Panel("throughput_requests_per_s", "finished requests/s")
     waited = Panel(LATENCY, "normalized latency (s/token)", is_log=True)
     if len(rows.points) > 1 and load_key(rows) in LOAD_KEYS:
-        waited = _with_limits(waited, rows, _tpot_objective(results))
+        waited = _with_limits(waited, rows, _objective(results, "tpot"))
     return drawn(rows, [service, waited], "Throughput and latency")
 
 
@@ -60,7 +72,7 @@ def blocks(results: Results | pd.DataFrame) -> Figure:
 
 
 def latency(results: Results, point: Point | None = None) -> Figure:
-    """Return how TTFT and TPOT are distributed over the measured requests of all seeds.
+    """Return how TTFT and TPOT are distributed over the measured requests of all seeds, with the objectives.
 
     Args:
         results: a results folder.
@@ -93,6 +105,8 @@ def latency(results: Results, point: Point | None = None) -> Figure:
             plain_numbers(axes[0, 1].xaxis)
         else:
             axes[0, 1].set_xlim(0, 1.15 * slowest or None)  # the last few of a thousand would squeeze all others
+        for panel, key in zip(axes[0], ("ttft", "tpot"), strict=True):
+            _mark_objective(panel, _objective(results, key))
         axes[0, 0].set_ylabel("requests that were faster (%)")
         set_title(figure, "How long requests waited", str(point))
         figure.legend(loc="outside right center", handlelength=2)
@@ -129,12 +143,22 @@ def _with_limits(panel: Panel, rows: Rows, objective: float | None) -> Panel:
     return panel._replace(levels=levels, rings={name: (place, LIMIT) for name, place in inside.items()}, ends=ends)
 
 
-def _tpot_objective(results: Results | pd.DataFrame) -> float | None:
-    """Return the objective for TPOT in seconds; None if there is none, or if only a summary is there."""
+def _mark_objective(panel: Axes, objective: float | None) -> None:
+    """Draw an objective across a distribution, if the axis reaches it."""
+    low, high = panel.get_xlim()
+    if objective is None or not low < objective < high:
+        return
+    panel.axvline(objective, label="_nolegend_", **LEVEL)
+    text: dict[str, Any] = {"color": FAINT, "fontsize": 8, "rotation": 90, "ha": "right", "va": "bottom"}
+    panel.annotate(f"SLO: {objective:g} s", (objective, 2), xytext=(-2, 0), textcoords="offset points", **text)
+
+
+def _objective(results: Results | pd.DataFrame, key: str) -> float | None:
+    """Return an objective (``ttft``, ``tpot``) in seconds; None if there is none, or if only a summary is there."""
     if not isinstance(results, Results):
         return None
     try:
-        objective = (results.config.get("slo") or {}).get("tpot")
+        objective = (results.config.get("slo") or {}).get(key)
         return None if objective is None else seconds(parse_time(objective))
     except (ConfigError, ValueError):  # the figures can be shown without experiment.yaml
         return None

@@ -34,7 +34,7 @@ CAPTIONS: Final = {
     "utilization": "Slots that hold a token that somebody needs. Of several seeds, the mean and their range.",
     "fragmentation": "The memory account of each allocator over its run; of several seeds, the mean.",
     "batch": "Requests that run at a time. Of several seeds, the mean and their range.",
-    "latency": "Distribution over the measured requests of all seeds.",
+    "latency": "Distribution over the measured requests of all seeds; dotted, the objectives.",
     "time": "What the device did: reading weights, attention to the KV cache, prompts, tokens computed again, copies "
     "of blocks, waits for swaps, overhead of a step, nothing. Mean over seeds.",
     "preemption": "How often requests lost their memory, and what it took to get it back; over whole runs.",

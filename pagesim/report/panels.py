@@ -21,7 +21,8 @@ RATE: Final = "workload.arrivals.rate"
 NUM_COLUMNS: Final = 2
 """More panels than this beside one another are too small for a slide."""
 
-_LEVEL: Final[dict[str, Any]] = {"color": FAINT, "linewidth": 0.9, "linestyle": (0, (1, 2)), "zorder": 0}
+LEVEL: Final[dict[str, Any]] = {"color": FAINT, "linewidth": 1.1, "linestyle": (0, (2, 2)), "zorder": 1}
+"""How objectives and limits are drawn."""
 
 
 class Panel(NamedTuple):
@@ -122,7 +123,7 @@ def against(
                 }
                 panel.plot(*place, color=look.colour(name), **ring)
             for value in wanted.levels:
-                panel.axhline(value, label="_nolegend_", **_LEVEL)
+                panel.axhline(value, label="_nolegend_", **LEVEL)
             panel.set(ylabel=wanted.label)
             panel.grid(axis="y")
             texts = {name: wanted.ends.get(name, written(name, 26 if len(panels) == 1 else 16)) for name in ends}
@@ -169,7 +170,7 @@ def bars(rows: Rows, panels: Sequence[Panel], title: str) -> Figure:
             panel.tick_params(axis="y", length=0)
             panel.spines["left"].set_visible(False)
             for value in wanted.levels:
-                panel.axvline(value, label="_nolegend_", **_LEVEL)
+                panel.axvline(value, label="_nolegend_", **LEVEL)
         axes[0].invert_yaxis()
         set_title(figure, title, "")
         thin_labels(figure, axes)

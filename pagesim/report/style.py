@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -103,16 +104,34 @@ def styled() -> Iterator[None]:
 def new_figure(
     width: float = 7.2, height: float = 3.6, num_rows: int = 1, num_columns: int = 1, **options: Any
 ) -> tuple[Figure, NDArray[Any]]:
-    """Return a figure (inches) and its axes, shape (num_rows, num_columns). Inside ``styled``."""
+    """Return a figure (inches) and its axes, shape (num_rows, num_columns). Inside ``styled``.
+
+    A notebook shows the figure where it is the value of a cell.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     apart = 0.09 if num_columns > 1 else 0.05  # inches; the outermost numbers of neighbouring axes must not touch
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=apart))
+    figure = _figure_class()(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=apart))
     FigureCanvasAgg(figure)
     axes = figure.subplots(num_rows, num_columns, squeeze=False, **options)
     return figure, axes
+
+
+@cache
+def _figure_class() -> type[Figure]:
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        """A figure that shows itself in a notebook, though pyplot does not know it."""
+
+        def _repr_png_(self) -> bytes:
+            stream = BytesIO()
+            with styled():
+                self.savefig(stream, format="png", metadata=_METADATA["png"])
+            return stream.getvalue()
+
+    return NotebookFigure
 
 
 def written(name: str, most: int = 26) -> str:

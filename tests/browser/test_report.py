@@ -13,8 +13,8 @@ from PIL import Image
 
 import pagesim
 from pagesim.report import figures, page
-from pagesim.report.memory_view import MAX_BYTES
-from pagesim.results import Results
+from pagesim.report.memory_view import COUNTED, MAX_BYTES
+from pagesim.results import Results, files, layout
 from tests import synthetic_results as synthetic
 from tests.browser.chromium import Browser
 
@@ -273,3 +273,29 @@ def test_a_page_of_a_hundred_thousand_requests_stays_small(browser: Browser, tmp
     assert elements < 6_000
     assert size < 1.5 * counts[0][0]
     assert elements < 1.5 * counts[0][1]
+
+
+def test_the_largest_memory_view_stays_small(browser: Browser, tmp_path: Path) -> None:
+    """Snapshots that cannot be packed: as many rows are shown as the page can hold, the others are named."""
+    results = synthetic.write(tmp_path / "r", num_requests=200)
+    random = np.random.default_rng(0)
+    frames, cells = 240, 2048
+    for run in results.runs:
+        counts = np.full(frames, 2 * cells)
+        columns: dict[str, Any] = {"t_s": [round(0.256 * (frame + 1), 3) for frame in range(frames)]}
+        columns |= {name: random.integers(0, 99, frames) for name in ("running", "waiting", "swapped")}
+        columns |= {"is_refused": random.random(frames) < 0.5, "block_size": np.full(frames, 16)}
+        columns |= {f"{name}_slots": counts for name in COUNTED}
+        columns["owner"] = [random.integers(0, 1 << 24, cells, np.uint32).tobytes() for _ in range(frames)]
+        columns["kind"] = [random.choice([0, 2, 3, 5, 0x85], cells).astype(np.uint8).tobytes() for _ in range(frames)]
+        columns |= {"num_slots": np.full(frames, 16 * cells), "slots_per_cell": np.full(frames, 16)}
+        files.write_parquet(results.folder / "runs" / run / layout.MEMORY, files.table_of_arrays(columns))
+    path = page.write(results)
+    assert MAX_BYTES / 2 < path.stat().st_size < 8 * 2**20
+    browser.open(path)
+    browser.wait_for("document.getElementById('memory-view').dataset.ready === 'true'")
+    assert browser.errors == []
+    shown = browser.evaluate("[...document.querySelectorAll('#memory-view h3')].map((head) => head.textContent)")
+    assert 1 <= len(shown) < len(results.runs)
+    hidden = browser.evaluate("document.querySelector('#memory-view > p:last-of-type').textContent")
+    assert hidden == f"Not shown: {', '.join(list(synthetic.PLAIN)[len(shown) :])}."

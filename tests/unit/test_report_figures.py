@@ -213,6 +213,16 @@ class TestWhatTheyShow:
             assert (x[0], x[-1]) == pytest.approx((measured[column].min(), measured[column].max()))
             assert x[98] == pytest.approx(np.quantile(measured[column].dropna(), ys(axes.lines[0])[98] / 100))
 
+    def test_objectives_cross_the_distributions(self, tmp_path: Path) -> None:
+        results = synthetic.write(tmp_path / "r", rows=("max", "paged"), num_requests=60)
+        file = results.folder / "experiment.yaml"
+        file.write_text(f"{file.read_text()}slo: {{ttft: 2 s, tpot: 900 s}}\n")
+        left, right = figures.latency(Results.load(results.folder)).axes
+        [line] = [line for line in left.lines if line.get_label() == "_nolegend_"]
+        assert xs(line).tolist() == [2.0, 2.0]
+        assert "SLO: 2 s" in texts(left)
+        assert not [text for text in texts(right) if "SLO" in text]  # far beyond every request
+
     def test_times_far_apart_are_on_a_logarithmic_axis(self, plain: Results, monkeypatch: pytest.MonkeyPatch) -> None:
         assert figures.latency(plain).axes[1].get_xscale() == "linear"
         read = Results.requests
@@ -278,6 +288,10 @@ class TestLooks:
         assert colours == [second.colour(name) for name in synthetic.PLAIN]
         assert len(set(colours)) == len(colours)
         assert first.line("ideal")["linestyle"] != "solid"
+
+    def test_a_notebook_shows_them(self, plain: Results) -> None:
+        figure: Any = figures.memory(plain)
+        assert figure._repr_png_().startswith(b"\x89PNG")
 
     def test_the_users_own_settings_stay(self, plain: Results) -> None:
         before = dict(mpl.rcParams)
