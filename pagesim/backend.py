@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from pagesim.blocks import BlockOps
 from pagesim.sequence import Sequence
@@ -134,6 +134,19 @@ class Backend(Protocol):
 
     def execute(self, step: Step) -> StepResult:
         """Perform (or price) one step. The duration is at least one tick."""
+        ...
+
+
+@runtime_checkable
+class Linear(Protocol):
+    """A backend that can price many steps at once: each decode's context is one token longer in each of them."""
+
+    def slope(self, step: Step) -> StepResult | None:
+        """Return by how much each part grows from ``step``, which has only decodes, to the next one like it.
+
+        The law: with ``context_tokens`` larger by i times ``num_decodes``, ``execute`` gives its result for ``step``
+        and i slopes, for every i from 0 on. None: it does not hold for this step.
+        """
         ...
 
 

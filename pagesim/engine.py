@@ -17,7 +17,7 @@ from typing import Protocol, cast
 import simpy
 from simpy.events import NORMAL, URGENT, Event, EventPriority
 
-from pagesim.backend import Backend, Step, StepResult
+from pagesim.backend import Backend, Linear, Step, StepResult
 from pagesim.errors import InvariantError
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Scheduler
@@ -54,6 +54,7 @@ class Engine:
     """
 
     WATCH_EVERY = 512  # iterations
+    MAX_SKIP = 64  # iterations
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class Engine:
         self.on_step = on_step
         self.fast_forward = fast_forward
         self.unfinished: list[Request] = []
+        self._slope = backend.slope if isinstance(backend, Linear) else None
         self._env = simpy.Environment(initial_time=0)
         self._step: Step | None = None  # in flight
         self._wake: Event | None = None
@@ -186,11 +188,11 @@ class Engine:
         if self.on_step is not None:
             self.on_step(step, result, now)
         elif self.fast_forward and scheduler.may_repeat(step):
-            self._repeat(step, now + result.duration)
+            self._repeat(step, result, now + result.duration)
             return
         self._at(now + result.duration, NORMAL, self._end_step)
 
-    def _repeat(self, step: Step, end: int) -> None:
+    def _repeat(self, step: Step, result: StepResult, end: int) -> None:
         """Take the same step again until something else happens; leave the last one in flight.
 
         Only the decodes' contexts and the blocks that they need change from one to the next, so the queues are
@@ -199,7 +201,16 @@ class Engine:
         scheduler, recorder, journal = self.scheduler, self.recorder, self.journal
         decoding, account = scheduler.decoding, scheduler.account
         limit = self._env.peek()
+        slope = None if self._slope is None else self._slope(step)
+        may_skip = True
         while end < limit and not decoding.may_end_next:
+            if slope is not None and may_skip:
+                skipped = self._skip(step, result, slope, limit)
+                if skipped is not None:
+                    result, end = skipped
+                    may_skip = False  # what stopped it stands before the next step
+                    continue
+            may_skip = True
             recorder.advance(end)
             account.live += step.num_decodes
             journal.output_tokens += step.num_decodes
@@ -216,6 +227,31 @@ class Engine:
             recorder.stepped(result)
             end += result.duration
         self._at(end, NORMAL, self._end_step)
+
+    def _skip(self, step: Step, result: StepResult, slope: StepResult, limit: float) -> tuple[StepResult, int] | None:
+        """Take all steps at once until a sequence is due or ends, or anything else may happen.
+
+        Returns the result of the step that is in flight then, and its end; None if there are fewer than two.
+        """
+        scheduler, recorder, journal = self.scheduler, self.recorder, self.journal
+        first = result.duration
+        num_steps = scheduler.decoding.num_quiet(self.MAX_SKIP, recorder.time)
+        if num_steps < 2:
+            return None
+        longest = first + num_steps * slope.duration
+        ahead = int(min(limit, recorder.next_mark)) - recorder.time - 1
+        num_steps = min(num_steps, ahead // longest)
+        if num_steps < 2:
+            return None
+        recorder.skip(num_steps, first, slope, result, step.num_decodes)
+        scheduler.decoding.skip(num_steps, first, slope.duration, journal.gaps)
+        num_tokens = num_steps * step.num_decodes
+        scheduler.account.live += num_tokens
+        journal.output_tokens += num_tokens
+        journal.iterations += num_steps
+        step.context_tokens = scheduler.decoding.context_tokens
+        result = StepResult._make([part + num_steps * added for part, added in zip(result, slope, strict=True)])
+        return result, recorder.time + result.duration
 
     def _end_step(self, event: Event) -> None:
         now, step = self.now, self._step

@@ -31,6 +31,18 @@ class GapHistogram:
         if gap > self.maximum:
             self.maximum = gap
 
+    def add_series(self, first: int, slope: int, length: int, count: int) -> None:
+        """Count ``count`` gaps of each of the ``length`` durations first, first + slope, first + 2 slope, ..."""
+        gap, last = first, first + (length - 1) * slope
+        while length:
+            shift = max(gap.bit_length() - self.PRECISION_BITS, 0)
+            beyond = (gap >> shift) + 1 << shift  # where the next bucket begins
+            within = length if beyond > last else -((gap - beyond) // slope)
+            self.add(gap, count * within)
+            gap += within * slope
+            length -= within
+            self.maximum = max(self.maximum, last)
+
     def quantile(self, share: float) -> int | None:
         """Return the smallest bucket that at least ``share`` of the gaps do not exceed; None if empty."""
         total = sum(self.counts.values())

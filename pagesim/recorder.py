@@ -147,6 +147,28 @@ class Recorder:
         if now > self.time:
             self._last(now)
 
+    def skip(self, num_steps: int, first: int, slope: StepResult, result: StepResult, num_decodes: int) -> None:
+        """Advance over ``num_steps`` steps that last first, first + slope, ... ticks, and begin the one after them.
+
+        Nothing but the live slots changes from one to the next, by ``num_decodes``; no mark lies between.
+
+        Args:
+            result: of the first of them.
+            slope: by how much each result is larger than the one before.
+        """
+        pairs = num_steps * (num_steps - 1) // 2
+        span = num_steps * first + slope.duration * pairs
+        # live grows by num_decodes after each step: the sum of j * (first + j * slope) over j < num_steps
+        grown = first * pairs + slope.duration * (pairs * (2 * num_steps - 1) // 3)
+        self._last(self.time + span)
+        self.integrals[0] += num_decodes * grown
+        self.state[0] += num_decodes * num_steps
+        begun = num_steps * (num_steps + 1) // 2
+        self.parts = [
+            total + num_steps * part + begun * added
+            for total, part, added in zip(self.parts, result[1:], slope[1:], strict=True)
+        ]
+
     def stepped(self, result: StepResult) -> None:
         """Add up where the time of a step went."""
         parts = self.parts

@@ -71,6 +71,13 @@ class CostModel:
             )
         )
 
+    def slope(self, step: Step) -> StepResult | None:
+        """Return what one more token of context for each decode adds: its bytes, and nothing else."""
+        if step.prefills or step.ops or not (self._weights and self._context_token):
+            return None
+        added = self._context_token * step.num_decodes
+        return StepResult(added, attention=added)
+
     def execute(self, step: Step) -> StepResult:
         """Price ``step``; the parts sum to the duration, which is at least one tick."""
         num_decodes = step.num_decodes

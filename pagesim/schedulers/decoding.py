@@ -191,6 +191,28 @@ class Decoding:
         """Whether a sequence may have its last token after the next step."""
         return self.clock.value + 1 in self._ending
 
+    def num_quiet(self, most: int, since: int) -> int:
+        """Return how many steps follow, up to ``most``, after which nobody ends and before which nobody is due.
+
+        None follow unless everybody had a token at ``since``, when the step that is in flight began.
+        """
+        if self._newcomers or self._last_tick != since:
+            return 0
+        first = self.clock.value + 1
+        pace, size, due, ending = self._pace, self.block_size, self._due, self._ending
+        for clock in range(first, first + most):
+            if pace[clock % size] or clock in ending or clock in due:
+                return clock - first
+        return most
+
+    def skip(self, num_steps: int, first: int, slope: int, gaps: GapHistogram) -> None:
+        """Tick ``num_steps`` times, through quiet steps that last first, first + slope, first + 2 slope, ... ticks."""
+        if self._num_measured:
+            gaps.add_series(first, slope, num_steps, self._num_measured)
+        self._last_tick += num_steps * first + slope * (num_steps * (num_steps - 1) // 2)
+        self.clock.value += num_steps
+        self.granted()
+
     def tick(self, now: int, gaps: GapHistogram) -> list[Sequence]:
         """Give every sequence its token, at ``now``; return those that have their last one."""
         clock, count = self.clock, self._num_measured

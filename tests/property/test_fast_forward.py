@@ -56,7 +56,11 @@ MAKERS: dict[str, Maker] = {
 
 
 class Uneven:
-    """Every count of a step tells in its duration."""
+    """Every count of a step tells in its duration. Many steps can be priced at once."""
+
+    def slope(self, step: Step) -> StepResult | None:
+        """Return what one more token of context for each decode adds."""
+        return None if step.prefills or step.ops else StepResult(step.num_decodes, attention=step.num_decodes)
 
     def execute(self, step: Step) -> StepResult:
         """Price a step."""
@@ -148,3 +152,14 @@ def test_fast_forwarding_really_skips_the_queues() -> None:
     server.run([Request(0, 0, 8, 300)], backend=Uneven())
     assert server.journal.iterations == 300
     assert len(calls) < 12
+
+
+def test_quiet_steps_are_priced_many_at_once() -> None:
+    backend = Uneven()
+    priced = []
+    execute = backend.execute
+    backend.execute = lambda step: priced.append(step) or execute(step)  # type: ignore[method-assign,func-returns-value]
+    server = Server(400, 16, "paged", "chunked")
+    server.run([Request(0, 0, 8, 1600)], backend=backend, first_bin=10**9)
+    assert server.journal.iterations == 1600
+    assert len(priced) < 1600 / 16 * 1.2  # one for each block

@@ -439,3 +439,21 @@ def test_overlapped_transfers_cost_what_the_rest_of_the_step_does_not_hide() -> 
     longer = price(decodes(8, context_tokens=800, ops=many), beside)
     assert longer.duration == price(Step(ops=many)).swaps > rest
     assert longer.swaps == longer.duration - rest
+
+
+@given(st.integers(1, 300), st.integers(1, 10**6), st.integers(0, 10**5), st.integers(0, 3), st.integers(0, 50))
+def test_many_decode_steps_are_priced_at_once_as_one_by_one(
+    num_decodes: int, context_tokens: int, entries: int, padding: int, ahead: int
+) -> None:
+    model = CostModel(SIMPLE)
+    step = Step(num_decodes=num_decodes, context_tokens=context_tokens, table_entries=entries, padding_tokens=padding)
+    slope, result = model.slope(step), model.execute(step)
+    assert slope is not None
+    step.context_tokens += ahead * num_decodes
+    assert model.execute(step) == tuple(part + ahead * more for part, more in zip(result, slope, strict=True))
+
+
+def test_steps_with_prompts_or_moves_have_no_slope() -> None:
+    model, sequence = CostModel(SIMPLE), Sequence(Request(0, 0, 8, 8))
+    assert model.slope(Step(num_decodes=1, prefills=[Chunk(sequence, 4)])) is None
+    assert model.slope(Step(num_decodes=1, ops=BlockOps([Copy(0, 1)]))) is None

@@ -354,3 +354,12 @@ def test_an_open_source_measures_arrivals_inside_the_window() -> None:
         (6, 4, 9),
     ]
     assert all(request.oracle and len(request.sequences) == 2 for request in requests)
+
+
+@given(st.integers(1, 10**7), st.integers(0, 10**5), st.integers(0, 40), st.integers(1, 3))
+def test_a_series_of_gaps_counts_as_its_members_do(first: int, slope: int, length: int, count: int) -> None:
+    together, apart = GapHistogram(), GapHistogram()
+    together.add_series(first, slope, length, count)
+    for index in range(length):
+        apart.add(first + index * slope, count)
+    assert (together.counts, together.maximum) == (apart.counts, apart.maximum)
