@@ -11,6 +11,9 @@ from pagesim.cli import main
 from pagesim.experiment import plan
 from pagesim.explain import window
 from pagesim.explain.observer import Window
+from pagesim.report.memory_view import memory_view
+from pagesim.report.rows import Rows
+from pagesim.results import Results
 from pagesim.runs import Run
 
 EXPERIMENT = """
@@ -152,3 +155,39 @@ def test_report_writes_the_page_of_a_folder(experiment: Path, capsys: pytest.Cap
     Path("r/runs/max-seed0/memory.parquet").write_bytes(b"half")
     assert main(["report", "r"]) == 0
     assert "the memory view cannot be shown" in Path("r/report.html").read_text()
+
+
+def test_the_committed_example_tells_why_a_request_waited(capsys: pytest.CaptureFixture[str]) -> None:
+    """The life is that of the run whose results are kept: it is simulated again from the folder's experiment."""
+    folder = Path(__file__).parents[2] / "results" / "example"
+    assert main(["explain", str(folder), "--allocator", "max", "--request", "150"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    request = Results.load(folder).requests("max-seed0").set_index("request").loc[150]
+    assert f"prompt of {request['prompt_tokens']} tokens, output of {request['output_tokens']}" in told
+    assert f"{request['arrival_s']:.6f} s" in told
+    assert f"{request['arrival_s'] + request['queueing_s']:.6f} s" in told
+    assert f"{request['arrival_s'] + request['e2e_s']:.6f} s" in told
+    assert "the first of them: request 76 waits: needs 2,048 slots, 1,392 free" in told
+    assert "is admitted, holds 2,048 slots and runs beside 6 other requests" in told
+
+
+def test_the_readme_shows_the_instant_that_it_speaks_of() -> None:
+    """The picture of the memory view is of the fullest instant of paged; its counts stand beside it."""
+    repository = Path(__file__).parents[2]
+    results, readme = Results.load(repository / "results" / "example"), (repository / "README.md").read_text("utf-8")
+    view = memory_view(results, Rows.of(results))
+    assert view is not None
+    rows = {row["name"]: row for row in view["rows"]}
+    live = rows["paged"]["counts"]["live"]
+    at = rows["paged"]["times"][live.index(max(live))]
+    frames = {name: max(place for place, time in enumerate(row["times"]) if time <= at) for name, row in rows.items()}
+    counts = {name: (row["running"][frames[name]], row["waiting"][frames[name]]) for name, row in rows.items()}
+    assert counts["paged"] == (27, 0)
+    assert counts["max"] == (7, 50)
+    assert "`max` runs 7 of them" in readme
+    assert "while 50 wait; `paged` runs 27, and nobody waits" in readme
+    for name in ("memory-view", "explain", "quickstart-memory"):
+        assert f"(docs/images/{name}.png)" in readme
+        picture = repository / "docs" / "images" / f"{name}.png"
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert picture.stat().st_size < 100_000
