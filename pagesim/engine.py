@@ -96,6 +96,28 @@ class Engine:
         """The simulated time, in ticks."""
         return cast(int, self._env.now)
 
+    @property
+    def path(self) -> str:
+        """How steps are taken in this run, and what keeps them from being taken faster; the figures are the same."""
+        if self.on_step is not None:
+            return "one by one: every step is looked at"
+        if not self.fast_forward:
+            return "one by one: fast_forward is off"
+        return self.fastest_path
+
+    @property
+    def fastest_path(self) -> str:
+        """The same for a run in which nobody looks at the steps."""
+        scheduler, memory = self.scheduler, self.scheduler.queues.memory
+        policy = type(scheduler.allocator).__name__
+        if not scheduler.repeats:
+            return f"one by one: {type(scheduler).__name__} does not say `repeats`"
+        if not memory.is_bulk:
+            return f"one by one: {policy} does not say `bulk`, so it is asked before every token"
+        growth = "blocks counted" if memory.grows_by_block else f"{policy} asked where a table is full"
+        price = "many priced at once" if self._slope is not None else f"{type(self.backend).__name__} asked for each"
+        return f"equal steps skip the queues: {growth}, {price}"
+
     def run(self) -> None:
         """Run until every request has ended, or to the horizon.
 

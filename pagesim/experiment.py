@@ -164,6 +164,7 @@ def _write(writer: ResultsWriter, outcome: Outcome) -> None:
         info={
             "workload_digest": outcome.digest,
             "skipped_trace_rows": outcome.num_skipped_rows,
+            "steps_taken": outcome.path,
             "wall_s": round(outcome.wall_s, 3),
             "peak_memory_bytes": outcome.peak_memory_bytes,
         },

@@ -70,7 +70,7 @@ class RunSpec:
 class Outcome:
     """What a run gives: a row of the summary, and tables.
 
-    ``summary`` is empty and ``failure`` says why where the run failed. Wall-clock time and memory stand
+    ``path`` says how steps were taken. ``summary`` is empty and ``failure`` says why where the run failed. Wall-clock time and memory stand
     apart, for they vary from run to run.
     """
 
@@ -81,6 +81,7 @@ class Outcome:
     steps: dict[str, Any] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
+    path: str = ""
     num_skipped_rows: int = 0
     wall_s: float = 0.0
     peak_memory_bytes: int = 0
@@ -181,6 +182,7 @@ class Run:
             steps={} if self.step_log is None else dict(self.step_log.table()),
             memory={} if self.memory_log is None else self.memory_log.table(),
             digest=self.workload.digest,
+            path=self.engine.path,
             num_skipped_rows=self.workload.skipped_rows,
             wall_s=time.perf_counter() - started,
             peak_memory_bytes=_peak_memory(),

@@ -79,4 +79,5 @@ def follow(engine: Engine, observer: Observer, name: str, policy: str) -> Walk:
         num_steps=engine.journal.iterations,
         end=engine.now,
         is_complete=is_complete,
+        path=engine.fastest_path,
     )

@@ -134,6 +134,7 @@ class Walk:
         ending: what happened after the last frame.
         num_steps: of the run as far as it was followed; ``end``: the tick at which that stopped.
         is_complete: whether the run was followed to its end.
+        path: how a run in which nobody looks takes the same steps (see ``Engine.path``).
     """
 
     name: str
@@ -146,3 +147,4 @@ class Walk:
     num_steps: int
     end: int
     is_complete: bool
+    path: str

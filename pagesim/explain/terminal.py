@@ -343,4 +343,5 @@ def _ending(walk: Walk, unit: int | None) -> RenderableType:
     if walk.is_complete:
         at = "" if unit is not None else f", at {instant(walk.end)}"
         lines.append(Text(f"all requests have ended after {words.count(walk.num_steps, 'step')}{at}"))
+    lines.append(Text(f"in a run, steps are taken like this: {walk.path}", style="dim"))
     return Group(*lines)

@@ -163,3 +163,20 @@ def test_quiet_steps_are_priced_many_at_once() -> None:
     server.run([Request(0, 0, 8, 1600)], backend=backend, first_bin=10**9)
     assert server.journal.iterations == 1600
     assert len(priced) < 1600 / 16 * 1.2  # one for each block
+
+
+@pytest.mark.parametrize(
+    ("allocator", "path"),
+    [
+        ("paged", "equal steps skip the queues: blocks counted, many priced at once"),
+        ("max", "equal steps skip the queues: Contiguous asked where a table is full, many priced at once"),
+        ("plug-in", "one by one: Eager does not say `bulk`, so it is asked before every token"),
+    ],
+)
+def test_a_run_says_how_it_takes_its_steps(allocator: str, path: str) -> None:
+    server = Server(100, 4, MAKERS[allocator], "chunked", max_model_len=100)
+    server.run([Request(0, 0, 8, 30)], backend=Uneven())
+    assert server.engine.path == path
+    server.engine.fast_forward = False
+    assert server.engine.path == "one by one: fast_forward is off"
+    assert server.engine.fastest_path == path
