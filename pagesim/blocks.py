@@ -161,15 +161,6 @@ class BlockPool:
         self.num_promised -= count
         return self._number(count)
 
-    def withdraw(self, count: int) -> None:
-        """Free ``count`` of the blocks that are promised, which nobody has looked at."""
-        if not 0 <= count <= self.num_promised:
-            raise InvariantError(f"INV-4: {count} blocks withdrawn where {self.num_promised} are promised")
-        if count:
-            self.num_promised -= count
-            self._num_free += count
-            self.generation += 1
-
     def take_at(self, blocks: range) -> None:
         """Take a run of free blocks at the address that a placement chose.
 

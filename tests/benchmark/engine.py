@@ -14,7 +14,7 @@ import platform
 import resource
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ RATES: Final = {"low": 0.1, "saturation": 28.0, "overload": 60.0}
 
 ALLOCATORS: Final[dict[str, dict[str, Any]]] = {
     "max": {"policy": "contiguous", "reserve": "max"},
+    "pow2": {"policy": "contiguous", "reserve": "pow2"},
+    "oracle": {"policy": "contiguous", "reserve": "oracle"},
     "paged": {"policy": "paged"},
     "copy_on_write": {"policy": "copy_on_write"},
     "swapping": {"policy": "swapping"},
@@ -47,6 +49,7 @@ class Case:
     num_requests: int
     num_samples: int = 1
     fast_forward: bool = True
+    beams: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def build(case: Case) -> Run:
             "num_requests": case.num_requests,
             "arrivals": {"process": "poisson", "rate": RATES[case.load]},
             "lengths": {"dataset": "sharegpt"},
-            "sampling": {"n": case.num_samples},
+            "sampling": {"beam_width" if case.beams else "n": case.num_samples},
         },
         "scheduler": {"policy": case.scheduler},
         "allocators": {case.allocator: ALLOCATORS[case.allocator]},
@@ -122,28 +125,40 @@ def cases(sizes: Iterable[int]) -> list[Case]:
     sizes = sorted(sizes)
     first = sizes[0]
     rows = [Case(allocator, "chunked", "saturation", first) for allocator in ALLOCATORS]
-    rows += [Case("paged", scheduler, "saturation", first) for scheduler in ("mixed", "prefill_first")]
+    rows += [Case("paged", scheduler, "saturation", first) for scheduler in ("mixed", "prefill_first", "static")]
     rows += [Case("paged", "chunked", load, first) for load in ("low", "overload")]
     rows += [Case(allocator, "chunked", "saturation", first // 4, 4) for allocator in ("copy_on_write", "swapping")]
-    rows += [Case("paged", "chunked", load, first, fast_forward=False) for load in ("low", "saturation")]
+    rows += [Case("copy_on_write", "chunked", "saturation", max(first // 16, 1), 4, beams=True)]
+    rows += [Case("paged", "chunked", load, first, fast_forward=False) for load in RATES]
     rows += [Case("paged", "chunked", "saturation", size) for size in sizes[1:]]
     return rows
 
 
 def table(timings: list[Timing]) -> Table:
     """Return the table for people."""
+    stepwise = {timing.case: timing.cpu_s for timing in timings if not timing.case.fast_forward}
     shown = Table("allocator", "scheduler", "load", "requests", "samples", "engine", box=None, pad_edge=False)
-    for title in ("requests/s", "iterations/s", "output tok/s", "peak MiB", "plans/request", "calls/request"):
+    for title in (
+        "x stepwise",
+        "requests/s",
+        "iterations/s",
+        "output tok/s",
+        "peak MiB",
+        "plans/request",
+        "calls/request",
+    ):
         shown.add_column(title, justify="right")
     for timing in timings:
         case, spent = timing.case, max(timing.cpu_s, 1e-9)
+        slow = stepwise.get(replace(case, fast_forward=False))
         shown.add_row(
             case.allocator,
             case.scheduler,
             case.load,
             f"{case.num_requests:,}",
-            str(case.num_samples),
+            f"{case.num_samples} beams" if case.beams else str(case.num_samples),
             "fast" if case.fast_forward else "stepwise",
+            "" if slow is None else f"{slow / spent:.1f}",
             f"{case.num_requests / spent:,.0f}",
             f"{timing.iterations / spent:,.0f}",
             f"{timing.output_tokens / spent:,.0f}",
@@ -162,7 +177,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         timings = [pool.apply(execute, (case,)) for case in cases(arguments.requests)]
-    Console(width=160).print(table(timings))
+    Console(width=180).print(table(timings))
     if arguments.json is not None:
         machine = {"python": platform.python_version(), "machine": platform.machine(), "pagesim": pagesim.__version__}
         figures = {"machine": machine, "timings": [asdict(timing) for timing in timings]}
