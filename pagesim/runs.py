@@ -70,8 +70,8 @@ class RunSpec:
 class Outcome:
     """What a run gives: a row of the summary, and tables.
 
-    ``path`` says how steps were taken. ``summary`` is empty and ``failure`` says why where the run failed. Wall-clock time and memory stand
-    apart, for they vary from run to run.
+    ``path`` says how steps were taken. ``summary`` is empty and ``failure`` says why where the run failed.
+    Wall-clock time and memory stand apart, for they vary from run to run.
     """
 
     name: str
