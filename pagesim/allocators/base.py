@@ -11,7 +11,7 @@ Attributes that a policy's class may set (all optional):
   shared, so the scheduler need not call it for each token.
 - ``grows_by_block = True``, beside ``bulk``: where the table is full, ``allocate(sequence, 1)`` takes one block
   of the pool, any one, and refuses only where none is free. So the scheduler takes them itself, for all
-  sequences at once, and calls for none of them.
+  sequences at once, and calls for none of them. A subclass with an ``allocate`` of its own says it anew.
 - ``stable_refusal = True``: once it has refused a sequence, it refuses it again until a block
   becomes free or is moved, so the scheduler need not ask in every step.
 - ``default_block_size`` and ``default_watermark``: what a row of an experiment gets if it names none.
@@ -37,19 +37,6 @@ class Allocator(Protocol):
 
     def free(self, sequence: Sequence) -> None:
         """Give every block of ``sequence`` back; its block table is empty afterwards."""
-        ...
-
-
-@runtime_checkable
-class Bulk(Protocol):
-    """Can serve many decoding sequences in one call. Only makes things faster, never different."""
-
-    def extend(self, sequences: Listing[Sequence]) -> bool:
-        """Give one more block to each of ``sequences``, whose tables are full and whose next write needs no copy.
-
-        False: no room for all of them, and nothing has changed. The law: the same as ``allocate(sequence, 1)``
-        for one after the other, where all of them have room.
-        """
         ...
 
 
@@ -85,3 +72,13 @@ class Prefixes(Protocol):
     def match(self, sequence: Sequence) -> int:
         """Return how many of its first tokens are there already. Changes nothing."""
         ...
+
+
+def grows_by_block(allocator: Allocator) -> bool:
+    """Return whether the class that gave ``allocator`` its ``allocate``, or one below it, says ``grows_by_block``."""
+    for cls in type(allocator).__mro__:
+        if "grows_by_block" in vars(cls):
+            return bool(vars(cls)["grows_by_block"]) and bool(getattr(allocator, "bulk", False))
+        if "allocate" in vars(cls):
+            return False
+    return False

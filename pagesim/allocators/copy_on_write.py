@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Listing
-
 from pagesim.allocators.prefixes import PrefixTable
 from pagesim.blocks import BlockOps, BlockPool, Copy
 from pagesim.sequence import Sequence
@@ -52,14 +50,6 @@ class CopyOnWrite:
         if missing > 0:
             table += pool.take(missing)
         return ops
-
-    def extend(self, sequences: Listing[Sequence]) -> bool:
-        """Take one block for each of ``sequences`` at once."""
-        if len(sequences) > self.pool.num_free:
-            return False
-        for sequence, block in zip(sequences, self.pool.take(len(sequences)), strict=True):
-            sequence.block_table.append(block)
-        return True
 
     def free(self, sequence: Sequence) -> None:
         """Drop its reference to each block."""

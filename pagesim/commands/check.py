@@ -71,7 +71,7 @@ def _rows(policy: Policy, report: Report) -> list[tuple[str, str]]:
     rows += [("not found", f"{CAPABILITIES[name]} (not tested)") for name in report.lacking]
     calls = [
         f"{tally[verb]:,} {verb}" + (f" ({tally[f'{verb} refused']:,} refused)" if tally[f"{verb} refused"] else "")
-        for verb in ("allocate", "extend", "fork", "swap_out", "swap_in", "free")
+        for verb in ("allocate", "fork", "swap_out", "swap_in", "free")
         if tally[verb]
     ]
     rows.append(("checked", "INV-1 to INV-4, INV-9, INV-11, INV-12 after every call and step"))

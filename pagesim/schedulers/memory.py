@@ -6,7 +6,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Listing
 
 from pagesim.account import Account, Held
-from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps
+from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, grows_by_block
 from pagesim.blocks import BlockOps
 from pagesim.errors import InvariantError
 from pagesim.sequence import Branch, Request, Sequence
@@ -32,7 +32,7 @@ class Memory:
         self._forks = allocator if isinstance(allocator, Forks) else None
         self._swaps = allocator if isinstance(allocator, Swaps) else None
         self._prefixes = allocator if isinstance(allocator, Prefixes) else None
-        self.grows_by_block = self.is_bulk and bool(getattr(allocator, "grows_by_block", False))
+        self.grows_by_block = grows_by_block(allocator)
 
     @property
     def can_swap(self) -> bool:

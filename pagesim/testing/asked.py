@@ -8,7 +8,7 @@ from collections.abc import Sequence as Listing
 from functools import partial
 from typing import Any, NamedTuple
 
-from pagesim.allocators.base import Bulk, Forks, Prefixes, Swaps
+from pagesim.allocators.base import Forks, Prefixes, Swaps, grows_by_block
 from pagesim.blocks import BlockOps, BlockPool, SwapIn, SwapOut
 from pagesim.sequence import Request, Sequence
 from pagesim.testing import checks
@@ -70,7 +70,7 @@ class Asked:
         self.can_fork = isinstance(self.allocator, Forks)
         self.can_swap = isinstance(self.allocator, Swaps) and self.pool.host is not None
         self.can_share = isinstance(self.allocator, Prefixes)
-        self.can_extend = isinstance(self.allocator, Bulk) and self.is_bulk
+        self.grows_by_block = grows_by_block(self.allocator)
 
     def make(self) -> Any:
         """Return the policy over an empty pool."""
@@ -101,6 +101,7 @@ class Asked:
     def allocate_again(self, sequence: Sequence, num_tokens: int) -> bool:
         """Ask for room for a sequence that holds something: what a bulk policy says of itself has to be so."""
         before, room, length = self._state(), self.room(sequence), len(sequence.block_table)
+        num_free = self.pool.num_free
         is_exclusive = not self.writes_to_shared(sequence)
         is_granted = self.allocate(sequence, num_tokens)
         if self.is_bulk and room >= num_tokens and is_exclusive:
@@ -110,21 +111,14 @@ class Asked:
             self._unchanged(before, "bulk", f"nothing changes: {has}")
         grown = len(sequence.block_table) - length
         is_full = room == 0 and num_tokens == 1 and length > 0 and is_exclusive
-        if self.can_extend and is_granted and is_full and grown != 1:
-            raise RuleError("bulk", "allocate does what extend does: one more block for a full table", f"{grown}")
+        if self.grows_by_block and is_full:
+            taken = num_free - self.pool.num_free
+            if is_granted and not grown == taken == 1:
+                expected = "one more block of the pool for a full table"
+                raise RuleError("grows_by_block", expected, f"{grown} in the table, {taken} of the pool")
+            if num_free and not is_granted:
+                raise RuleError("grows_by_block", f"a block for a full table: {num_free} are free", "None")
         return is_granted
-
-    def extend(self, sequences: Listing[Sequence]) -> bool:
-        """Ask for one more block for each of ``sequences``, whose tables are full."""
-        lengths = [len(sequence.block_table) for sequence in sequences]
-        if not self._ask("extend", sequences, partial(self.allocator.extend, list(sequences))):
-            return False
-        for sequence, length in zip(sequences, lengths, strict=True):
-            grown = len(sequence.block_table) - length
-            if grown != 1:
-                raise RuleError("bulk", f"extend gives one more block to {self.names[sequence]}", f"{grown}")
-            self._check_room(sequence, sequence.num_stored + 1)
-        return True
 
     def fork(self, parent: Sequence, child: Sequence) -> bool:
         """Let ``child`` go on from what ``parent`` has stored."""
@@ -271,10 +265,6 @@ def _is_granted(verb: str, answer: Any) -> bool:
     """Return whether an answer says that there was room. Raises RuleError if it is no answer at all."""
     if verb == "free":
         return True
-    if verb == "extend":
-        if not isinstance(answer, bool):
-            raise RuleError("answer", "extend answers True or False", f"{answer!r}")
-        return answer
     if answer is not None and not isinstance(answer, BlockOps):
         raise RuleError("answer", f"{verb} answers BlockOps, or None where there is no room", f"{answer!r}")
     return answer is not None

@@ -136,10 +136,6 @@ class Bench:
         """Perform the forks of a running request, then make room for each sequence's next token."""
         return self._call(self._player.grow, job)
 
-    def extend(self, *jobs: Job) -> bool:
-        """Make room for the next token of running requests in one call, as the engine does for a bulk policy."""
-        return self._call(self._player.extend, *jobs)
-
     def fork(self, job: Job, parent: int, replaced: int) -> bool:
         """Let a sequence go on from another's stored tokens, and free the one in whose place it comes: a beam."""
         return self._call(self._player.fork, job, parent, replaced)

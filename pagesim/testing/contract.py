@@ -36,8 +36,8 @@ def allocator_contract(
 
         TestDoubling = allocator_contract(Doubling)
 
-    Capabilities (``Forks``, ``Swaps``, ``Prefixes``, ``Bulk``) are tested where the policy has them. A failing
-    test says which rule is broken and shows the shortest program that breaks it, as Python.
+    Capabilities (``Forks``, ``Swaps``, ``Prefixes``, ``grows_by_block``) are tested where the policy has them. A
+    failing test says which rule is broken and shows the shortest program that breaks it, as Python.
 
     Args:
         factory: the policy's class, or any callable that makes a policy from a pool.

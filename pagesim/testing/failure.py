@@ -18,6 +18,7 @@ RULES = {
     "INV-11": "everything is free when the last request has ended",
     "INV-12": "swapping out, then in, keeps contents and sharing",
     "bulk": "`bulk = True`: allocate does nothing while the table has room and its last block is not shared",
+    "grows_by_block": "`grows_by_block = True`: a full table takes one more block of the pool as long as one is free",
     "stable_refusal": "`stable_refusal = True`: what was refused is refused again until a block becomes free",
     "account": "live + cached + reserved + internal + external + free = the pool",
 }

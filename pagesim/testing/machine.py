@@ -117,14 +117,6 @@ class ContractMachine(RuleBasedStateMachine):
         """Room for the next token of one request."""
         self._bench.grow(_choose(self.jobs("grow"), pick))
 
-    @precondition(lambda self: self.jobs("extend"))
-    @rule(pick=PICK, count=st.integers(1, 6))
-    def extend(self, pick: int, count: int) -> None:
-        """Room for the next token of several requests, in one call."""
-        jobs = self.jobs("extend")
-        first = pick % len(jobs)
-        self._bench.extend(*jobs[first : first + count])
-
     @precondition(lambda self: self.bench is not None and self.bench.has_work)
     @rule(chunk=st.sampled_from([None, None, 1, 2, 5]))
     def step(self, chunk: int | None) -> None:

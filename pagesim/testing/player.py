@@ -50,9 +50,6 @@ class Player:
                 return job.place is Place.SWAPPED and "out" not in self._ways
             case "fork":
                 return asked.can_fork and self.may("grow", job) and is_whole and len(live) > 1 and job.is_decoding
-            case "extend":
-                copies = any(asked.writes_to_shared(sequence) for sequence in live)
-                return asked.can_extend and self.may("grow", job) and job.is_decoding and not copies
         raise ValueError(f"there is no verb {verb!r}")
 
     @property
@@ -94,15 +91,6 @@ class Player:
         if not all(self.asked.allocate_again(sequence, job.need(sequence)) for sequence in due):
             return False
         job.grant(due)
-        return True
-
-    def extend(self, *jobs: Job) -> bool:
-        """Make room for the next token of running requests in one call."""
-        due = [sequence for job in jobs for sequence in job.live if self.asked.room(sequence) <= 0]
-        if due and not self.asked.extend(due):
-            return False
-        for job in jobs:
-            job.grant()
         return True
 
     def fork(self, job: Job, parent: int, replaced: int) -> bool:

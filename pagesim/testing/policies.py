@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pagesim import plugins
-from pagesim.allocators.base import Allocator, Bulk, Forks, Prefixes, Swaps
+from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, grows_by_block
 from pagesim.blocks import BlockPool
 from pagesim.errors import PluginError
 
@@ -22,11 +22,11 @@ CAPABILITIES = {
     "Forks": "fork: parallel samples and beams",
     "Swaps": "swap_out, swap_in: preemption by swapping",
     "Prefixes": "match: prefixes that requests share",
-    "Bulk": "extend: many sequences at once",
+    "grows_by_block": "a full table takes one more block, any one",
 }
 """What a policy may have on top of the two verbs, and what is not tested where it lacks it."""
 
-_PROTOCOLS = {"Forks": Forks, "Swaps": Swaps, "Prefixes": Prefixes, "Bulk": Bulk}
+_PROTOCOLS = {"Forks": Forks, "Swaps": Swaps, "Prefixes": Prefixes}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Policy:
     def capabilities(self) -> list[str]:
         """Return which of ``CAPABILITIES`` it has."""
         built = self.build(BlockPool(64, 1, host=BlockPool(64, 1)), max_model_len=8)
-        return [name for name, protocol in _PROTOCOLS.items() if isinstance(built, protocol)]
+        found = [name for name, protocol in _PROTOCOLS.items() if isinstance(built, protocol)]
+        return [*found, "grows_by_block"] if grows_by_block(built) else found
 
     def source(self) -> tuple[list[str], str]:
         """Return (imports, expression) with which a program names the factory."""

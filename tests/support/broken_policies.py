@@ -390,3 +390,31 @@ class TakesFromOthers(Paged):
             self.last.block_table = self.last.block_table[::-1]
         self.last = sequence
         return ops
+
+
+@breaks("bulk", "grows_by_block")
+class KeepsAReserve(Paged):
+    """Says that it grows by single blocks, and refuses the last one."""
+
+    grows_by_block = True
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+        """Leave a block free when a table grows."""
+        if sequence.block_table and self.pool.num_free == 1:
+            return None
+        return super().allocate(sequence, num_tokens)
+
+
+@breaks("grows_by_block")
+class GrowsByTwo(Paged):
+    """Says that it grows by single blocks, and takes two."""
+
+    grows_by_block = True
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+        """Take one more where there is one."""
+        length = len(sequence.block_table)
+        ops = super().allocate(sequence, num_tokens)
+        if ops is not None and 0 < length < len(sequence.block_table) and self.pool.num_free:
+            sequence.block_table += self.pool.take(1)
+        return ops

@@ -12,7 +12,7 @@ from pagesim.backend import Step, StepResult
 from pagesim.sequence import Request, Sequence
 from tests.support.contents import ContentBackend
 
-_VERBS = ("allocate", "free", "fork", "extend", "swap_out", "swap_in")
+_VERBS = ("allocate", "free", "fork", "swap_out", "swap_in")
 
 
 def seen_by(allocator: Any) -> dict[Sequence, None]:
@@ -96,9 +96,6 @@ class Watch:
             assert not args[0].block_table
         elif verb == "allocate" and answer is not None:
             self.room(pool, args[0], args[1])
-        elif verb == "extend" and answer:
-            for sequence in args[0]:
-                self.room(pool, sequence, 1)
         elif verb == "fork" and answer is not None:
             parent, child = args
             assert len(child.block_table) * pool.block_size >= parent.num_stored, "INV-2: a forked table"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from pagesim.allocators.base import Bulk
 from pagesim.allocators.copy_on_write import CopyOnWrite
 from pagesim.allocators.paged import Paged
 from pagesim.allocators.swapping import Swapping
@@ -24,25 +23,15 @@ def stored(allocator: Paged | CopyOnWrite, number: int, prompt: int, num_stored:
 
 
 @pytest.mark.parametrize("policy", [Paged, CopyOnWrite, Swapping])
-def test_extend_takes_the_last_block_and_not_one_more(policy: type[Paged | CopyOnWrite]) -> None:
-    allocator = policy(BlockPool(6, 2))
-    assert isinstance(allocator, Bulk)
-    full = [stored(allocator, number, 4, 4, None) for number in range(2)]
-    before = [list(sequence.block_table) for sequence in full]
-    assert allocator.extend(full) is True
+def test_a_full_table_gets_the_last_block(policy: type[Paged | CopyOnWrite]) -> None:
+    allocator = policy(BlockPool(5, 2))
+    first, other = (stored(allocator, number, 4, 4, None) for number in range(2))
+    before = list(first.block_table), list(other.block_table)
+    assert allocator.allocate(first, 1) == []
     assert allocator.pool.num_free == 0
-    assert [sequence.block_table[:2] for sequence in full] == before
-    assert sorted(block for sequence in full for block in sequence.block_table) == list(range(6))
-    for sequence in full:
-        sequence.num_stored = 6
-    allocator.free(full.pop())
-    first = full[0]
-    other = stored(allocator, 2, 4, 4, None)
-    third = list(first.block_table), list(other.block_table)
-    assert allocator.pool.num_free == 1
-    assert allocator.extend([first, other]) is False, "INV-4"
-    assert (first.block_table, other.block_table) == third
-    assert allocator.extend([other]) is True
+    assert first.block_table[:2] == before[0]
+    assert allocator.allocate(other, 1) is None, "INV-4"
+    assert other.block_table == before[1]
 
 
 @pytest.mark.parametrize("policy", [CopyOnWrite, Swapping])

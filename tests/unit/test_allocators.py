@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 
-from pagesim.allocators.base import Allocator, Bulk, Forks, Prefixes, Swaps
+from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, grows_by_block
 from pagesim.allocators.contiguous import Contiguous
 from pagesim.allocators.copy_on_write import CopyOnWrite
 from pagesim.allocators.ideal import Ideal
 from pagesim.allocators.paged import Paged
 from pagesim.allocators.swapping import Swapping
-from pagesim.blocks import BlockPool, Copy, SwapIn, SwapOut
+from pagesim.blocks import BlockOps, BlockPool, Copy, SwapIn, SwapOut
 from pagesim.errors import ConfigError, PluginError
 from pagesim.sequence import Sequence
 from tests.support.runs import ALLOCATORS
@@ -67,23 +67,40 @@ def test_the_watermark_counts_while_admitting_only(policy: type[Paged]) -> None:
 
 
 @pytest.mark.parametrize("policy", PAGED)
-def test_extend_is_allocate_for_each(policy: type[Paged]) -> None:
-    together, apart = policy(BlockPool(5, 2)), policy(BlockPool(5, 2))
-    groups = [[make_sequence(2) for _ in range(2)] for _ in range(2)]
-    for allocator, group in zip((together, apart), groups, strict=True):
-        for sequence in group:
-            store(allocator, sequence, 2)
-    assert together.extend(groups[0])
-    for sequence in groups[1]:
-        assert apart.allocate(sequence, 1) == []
-    assert [s.block_table for s in groups[0]] == [s.block_table for s in groups[1]]
-    assert together.pool.ref_counts == apart.pool.ref_counts
-    for sequence in groups[0]:
-        sequence.num_stored = 4
-    before = [list(sequence.block_table) for sequence in groups[0]]
-    assert not together.extend(groups[0])  # one block is free, and two are needed
-    assert [sequence.block_table for sequence in groups[0]] == before
-    assert together.pool.num_free == 1
+def test_a_full_table_takes_one_block_while_one_is_free(policy: type[Paged]) -> None:
+    """The law of ``grows_by_block``, by which the scheduler takes such blocks itself."""
+    allocator = policy(BlockPool(5, 2))
+    assert policy.grows_by_block
+    sequences = [make_sequence(2) for _ in range(2)]
+    for sequence in sequences:
+        store(allocator, sequence, 2)
+    for stored in (2, 4):
+        for sequence in sequences:
+            sequence.num_stored, before, free = stored, len(sequence.block_table), allocator.pool.num_free
+            answer = allocator.allocate(sequence, 1)
+            assert (answer is None) == (free == 0)
+            grown = len(sequence.block_table) - before
+            assert grown == free - allocator.pool.num_free == (1 if free else 0)
+    assert allocator.pool.num_free == 0
+
+
+class TakesTwo(Paged):
+    """Inherits what Paged says of itself, and does not keep it."""
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+        """Take what two tokens more would need."""
+        return super().allocate(sequence, num_tokens + 2)
+
+
+class SaysSoAnew(TakesTwo):
+    grows_by_block = True
+
+
+def test_growing_by_blocks_is_not_inherited_past_an_allocate_of_one_s_own() -> None:
+    assert grows_by_block(Paged(BlockPool(1, 1)))
+    assert grows_by_block(Swapping(BlockPool(1, 1)))
+    assert not grows_by_block(TakesTwo(BlockPool(1, 1)))
+    assert grows_by_block(SaysSoAnew(BlockPool(1, 1)))
 
 
 # Forks
@@ -307,15 +324,15 @@ def test_an_unknown_option_is_refused_with_what_is_allowed(options: dict[str, st
 @pytest.mark.parametrize(
     ("allocator", "capabilities"),
     [
-        (Paged(BlockPool(1, 1)), {Bulk, Forks}),
-        (CopyOnWrite(BlockPool(1, 1)), {Bulk, Forks, Prefixes}),
-        (Ideal(BlockPool(1, 1)), {Bulk, Forks, Prefixes}),
-        (Swapping(BlockPool(1, 1)), {Bulk, Forks, Prefixes, Swaps}),
+        (Paged(BlockPool(1, 1)), {Forks}),
+        (CopyOnWrite(BlockPool(1, 1)), {Forks, Prefixes}),
+        (Ideal(BlockPool(1, 1)), {Forks, Prefixes}),
+        (Swapping(BlockPool(1, 1)), {Forks, Prefixes, Swaps}),
         (Contiguous(BlockPool(1, 1), 1), {Forks, Swaps}),
     ],
 )
 def test_who_can_do_what(allocator: Allocator, capabilities: set[type]) -> None:
-    assert {each for each in (Bulk, Forks, Prefixes, Swaps) if isinstance(allocator, each)} == capabilities
+    assert {each for each in (Forks, Prefixes, Swaps) if isinstance(allocator, each)} == capabilities
 
 
 @pytest.mark.parametrize("name", sorted(ALLOCATORS))

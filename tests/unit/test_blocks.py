@@ -215,3 +215,49 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPoolMachine = PoolMachine.TestCase
 TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=30)
+
+
+def test_promised_blocks_are_held_and_get_numbers_when_somebody_asks() -> None:
+    pool = BlockPool(5, 2)
+    taken = pool.take(2)
+    assert pool.promise(2)
+    assert (pool.num_free, pool.num_held, pool.num_promised) == (1, 4, 2)
+    assert sum(pool.ref_counts) == 2  # two more are held, nobody knows which
+    assert not pool.promise(2)
+    assert (pool.num_free, pool.num_promised) == (1, 2)
+    numbered = pool.fulfil(2)
+    assert (pool.num_free, pool.num_held, pool.num_promised) == (1, 4, 0)
+    assert len({*taken, *numbered}) == 4
+    pool.give([*taken, *numbered])
+    assert (pool.num_free, pool.ref_counts) == (5, [0] * 5)
+
+
+def test_no_more_is_numbered_than_was_promised() -> None:
+    pool = BlockPool(3, 1)
+    assert pool.promise(1)
+    with pytest.raises(InvariantError, match="2 blocks numbered where 1 are promised"):
+        pool.fulfil(2)
+
+
+def test_nothing_is_promised_below_the_floor() -> None:
+    pool = BlockPool(3, 1)
+    pool.floor = 2
+    assert not pool.promise(2)
+    assert pool.promise(1)
+
+
+def test_promises_are_kept_around_runs_that_a_placement_has_taken() -> None:
+    pool = BlockPool(4, 1)
+    assert pool.promise(2)
+    pool.take_at(range(1, 3))
+    assert sorted(pool.fulfil(2)) == [0, 3]
+
+
+def test_references_of_one_block() -> None:
+    pool = BlockPool(2, 1)
+    (block,) = pool.take(1)
+    assert (pool.references(block), pool.is_shared(block), pool.references(1 - block)) == (1, False, 0)
+    pool.share([block])
+    assert (pool.references(block), pool.is_shared(block)) == (2, True)
+    pool.give([block])
+    assert (pool.references(block), pool.is_shared(block)) == (1, False)
