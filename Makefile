@@ -20,11 +20,11 @@ demo: setup
 	@echo "The report, to be opened in a browser: results/quickstart/latest/report.html"
 
 test: lint
-	$(BIN)/pytest -n $(WORKERS) -m "not slow" --benchmark-disable --hypothesis-profile=ci
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" --hypothesis-profile=ci
 
 # Every test, and many more examples for each property.
 test-deep: lint
-	$(BIN)/pytest -n $(WORKERS) --benchmark-disable --hypothesis-profile=deep
+	$(BIN)/pytest -n $(WORKERS) --hypothesis-profile=deep
 
 lint: setup-test
 	$(BIN)/ruff check .
@@ -52,4 +52,4 @@ constraints: setup-test
 		--upgrade --quiet --no-header --no-annotate --no-emit-index-url -o scripts/constraints.txt
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -155,7 +155,8 @@ class Run:
             horizon=config.horizon,
             watch=watch,
         )
-        self.step_log = StepLog(self.scheduler) if config.measure.steps else None
+        keeps_steps = config.measure.steps or getattr(self.engine.backend, "measures", False)
+        self.step_log = StepLog(self.scheduler) if keeps_steps else None
         if self.step_log is not None:
             self.engine.on_step = self.step_log.note
 

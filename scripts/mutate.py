@@ -147,7 +147,7 @@ class Tree:
     def run(self, tests: list[str]) -> str | None:
         """Run tests up to the first that fails, and return its name; None if all pass."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
-        command += ["-p", PLUGIN, "--hypothesis-profile=mutant", "-m", "not slow", "--benchmark-disable", *tests]
+        command += ["-p", PLUGIN, "--hypothesis-profile=mutant", "-m", "not slow", *tests]
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )

@@ -75,6 +75,9 @@ def _nvrtc() -> ctypes.CDLL | None:
     """Return NVRTC's library: that of an installed package, or one that the system's loader finds."""
     for name in (*map(str, _packaged()), *_LIBRARIES):
         try:
+            # It opens its built-in headers by their bare name, which the loader knows once they are loaded.
+            for builtins in sorted(Path(name).parent.glob("libnvrtc-builtins.so.*")) if "/" in name else ():
+                ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
             return ctypes.CDLL(name)
         except OSError:
             continue
