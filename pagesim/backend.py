@@ -137,16 +137,47 @@ class Backend(Protocol):
         ...
 
 
-@runtime_checkable
-class Linear(Protocol):
-    """A backend that can price many steps at once: each decode's context is one token longer in each of them."""
+class Tariff(Protocol):
+    """What steps cost, from their counts alone: all in ticks, and exactly what ``execute`` would answer.
 
-    def slope(self, step: Step) -> StepResult | None:
-        """Return by how much each part grows from ``step``, which has only decodes, to the next one like it.
+    A step without swaps and padding takes the sum of ``decodes``, ``context_token`` for each of its context tokens,
+    ``table_entry`` for each table entry, ``prompts`` if it has chunks, and ``copies`` if it copies blocks.
 
-        The law: with ``context_tokens`` larger by i times ``num_decodes``, ``execute`` gives its result for ``step``
-        and i slopes, for every i from 0 on. None: it does not hold for this step.
+    Attributes:
+        context_token: attention to one token of a decode's context.
+        table_entry: the host's work on one entry of a block table (overhead).
+    """
+
+    context_token: int
+    table_entry: int
+
+    def decodes(self, num_decodes: int) -> tuple[int, int]:
+        """Return (weights, overhead) of a step with ``num_decodes`` decodes, before contexts and tables.
+
+        Together at least one tick. 0 decodes: of a step that has chunks of prompts only.
         """
+        ...
+
+    def prompts(self, chunks: Listing[tuple[int, int, int]], num_decodes: int) -> tuple[int, int, int]:
+        """Return (prefill, recompute, overhead): what chunks add to a step with ``num_decodes`` decodes.
+
+        Args:
+            chunks: stored tokens before it, tokens of it, how many of those are computed again.
+            num_decodes: of the same step.
+        """
+        ...
+
+    def copies(self, num_blocks: int) -> int:
+        """Return what copying ``num_blocks`` blocks, in one step, adds."""
+        ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A backend that can price many steps at once."""
+
+    def tariff(self) -> Tariff | None:
+        """Return what steps cost; None where counts do not tell."""
         ...
 
 

@@ -161,6 +161,19 @@ class BlockPool:
         self.num_promised -= count
         return self._number(count)
 
+    def forgo(self, count: int) -> None:
+        """Give back ``count`` of the blocks that are promised, none of which has a number."""
+        if not 0 <= count <= self.num_promised:
+            raise InvariantError(f"INV-1: {count} promised blocks given back of {self.num_promised}")
+        self.num_promised -= count
+        self._num_free += count
+        self.generation += 1
+
+    @property
+    def has_shared(self) -> bool:
+        """Whether any block is held more than once."""
+        return bool(self._shared)
+
     def take_at(self, blocks: range) -> None:
         """Take a run of free blocks at the address that a placement chose.
 

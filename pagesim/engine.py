@@ -11,17 +11,20 @@ urgent events, the ends of steps are normal ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol, cast
 
 import simpy
 from simpy.events import NORMAL, URGENT, Event, EventPriority
 
-from pagesim.backend import Backend, Linear, Step, StepResult
+from pagesim.allocators.base import counts_blocks
+from pagesim.backend import Backend, Priced, Step, StepResult, Tariff
 from pagesim.errors import InvariantError
+from pagesim.fastlane import FastLane, obstacle
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Scheduler
 from pagesim.sequence import Request, SequenceStatus
+from pagesim.sources import Numbered
 
 
 class Source(Protocol):
@@ -82,11 +85,13 @@ class Engine:
         self.on_step = on_step
         self.fast_forward = fast_forward
         self.unfinished: list[Request] = []
-        self._slope = backend.slope if isinstance(backend, Linear) else None
+        self._tariff: Tariff | None = backend.tariff() if isinstance(backend, Priced) else None
         self._env = simpy.Environment(initial_time=0)
         self._step: Step | None = None  # in flight
         self._wake: Event | None = None
         self._pending: Request | None = None
+        self._arrival: Event | None = None
+        self._lane: FastLane | None = None
         self._incoming = source.initial()
         self._record_end = self.journal.ended
         self.journal.ended = self._ended
@@ -103,6 +108,8 @@ class Engine:
             return "one by one: every step is looked at"
         if not self.fast_forward:
             return "one by one: fast_forward is off"
+        if self._lane is not None and self.journal.iterations:
+            return f"{self._lane.num_iterations / self.journal.iterations:.2%} of the steps {self.fastest_path}"
         return self.fastest_path
 
     @property
@@ -110,19 +117,24 @@ class Engine:
         """The same for a run in which nobody looks at the steps."""
         scheduler, memory = self.scheduler, self.scheduler.queues.memory
         policy = type(scheduler.allocator).__name__
+        why_not = self.obstacle
+        if not why_not:
+            kept = "blocks counted" if counts_blocks(scheduler.allocator) else f"{policy} asked for whole requests"
+            return f"by numbers: {kept}; the others go through the queues"
         if not scheduler.repeats:
             return f"one by one: {type(scheduler).__name__} does not say `repeats`"
         if not memory.is_bulk:
             return f"one by one: {policy} does not say `bulk`, so it is asked before every token"
         growth = "blocks counted" if memory.grows_by_block else f"{policy} asked where a table is full"
-        price = "many priced at once" if self._slope is not None else f"{type(self.backend).__name__} asked for each"
-        return f"equal steps skip the queues: {growth}, {price}"
+        price = "many priced at once" if self._tariff is not None else f"{type(self.backend).__name__} asked for each"
+        return f"equal steps skip the queues: {growth}, {price}; not by numbers: {why_not}"
 
     def run(self) -> None:
         """Run until every request has ended, or to the horizon.
 
         Raises InvariantError if the engine is idle while something waits.
         """
+        self._build_lane()
         self._expect_next()
         self._wake_up()
         if self.horizon is None:
@@ -139,6 +151,26 @@ class Engine:
         if not self.unfinished and self.scheduler.pool.num_held:
             raise InvariantError(f"INV-11: blocks are held after the last request has ended\n{self.picture()}")
 
+    @property
+    def obstacle(self) -> str:
+        """What keeps a run in which nobody looks at the steps out of the fast lane; empty if nothing does."""
+        return obstacle(self.scheduler, self.backend, self.source, self.recorder)
+
+    def _build_lane(self) -> None:
+        if self.on_step is not None or not self.fast_forward or self.obstacle:
+            return
+        assert self._tariff is not None
+        assert isinstance(self.source, Numbered)
+        self._lane = FastLane(
+            self.scheduler,
+            self._tariff,
+            self.source,
+            self.recorder,
+            max_model_len=self.max_model_len,
+            truncate=self.truncate,
+            horizon=self.horizon,
+        )
+
     # Arrivals
 
     def _expect_next(self) -> None:
@@ -148,9 +180,11 @@ class Engine:
 
     def _await_pending(self) -> None:
         if self._pending is not None and (self.horizon is None or self._pending.arrival < self.horizon):
-            self._at(self._pending.arrival, URGENT, self._arrive)
+            self._arrival = self._at(self._pending.arrival, URGENT, self._arrive)
 
     def _arrive(self, event: Event) -> None:
+        if event is not self._arrival:  # the fast lane has served it
+            return
         now = self.now
         self.recorder.advance(now)
         while self._pending is not None and self._pending.arrival == now:
@@ -197,6 +231,8 @@ class Engine:
         """Schedule and execute one step; the next event is its end."""
         now, scheduler = self.now, self.scheduler
         self.recorder.advance(now)
+        if self._lane is not None and self._take_lane(now):
+            return
         step = scheduler.schedule(now)
         if step.is_empty:
             self._idle(step, now)
@@ -214,6 +250,19 @@ class Engine:
             return
         self._at(now + result.duration, NORMAL, self._end_step)
 
+    def _take_lane(self, now: int) -> bool:
+        """Let the fast lane serve as far as it can; False: it cannot now."""
+        lane, pending = self._lane, self._pending
+        if lane is None or not lane.may_enter(pending):
+            return False
+        self._arrival = self._pending = None
+        time, is_cut_off = lane.run(now, pending)
+        self._incoming = self.source.initial()
+        self._expect_next()
+        if not is_cut_off:
+            self._wake = self._at(time, NORMAL, self._begin)
+        return True
+
     def _repeat(self, step: Step, result: StepResult, end: int) -> None:
         """Take the same step again until something else happens; leave the last one in flight.
 
@@ -223,7 +272,10 @@ class Engine:
         scheduler, recorder, journal = self.scheduler, self.recorder, self.journal
         decoding, account = scheduler.decoding, scheduler.account
         limit = self._env.peek()
-        slope = None if self._slope is None else self._slope(step)
+        slope = None
+        if self._tariff is not None:
+            attention = self._tariff.context_token * step.num_decodes
+            slope = StepResult(attention, attention=attention)  # each decode's context is one token longer in each step
         may_skip = True
         while end < limit and not decoding.may_end_next:
             if slope is not None and may_skip:
@@ -319,7 +371,11 @@ class Engine:
     def picture(self) -> str:
         """Return the queues and the pool as text, for an error message."""
         scheduler, pool = self.scheduler, self.scheduler.pool
-        queues = {"waiting": scheduler.waiting, "running": scheduler.running, "swapped": scheduler.swapped}
+        queues: dict[str, Collection[Request]] = {
+            "waiting": list(scheduler.waiting),
+            "running": scheduler.running,
+            "swapped": scheduler.swapped,
+        }
         lines = [
             f"at tick {self._env.now}: {pool.num_held} of {pool.num_blocks} blocks of {pool.block_size} slots held"
         ]

@@ -111,6 +111,11 @@ class SnapshotRecorder(Recorder):
 
     log: MemoryLog | None = None
 
+    @property
+    def watches_pool(self) -> bool:
+        """Whether there is a log."""
+        return self.log is not None
+
     def _mark(self) -> None:
         super()._mark()
         if self.log is not None:

@@ -68,6 +68,7 @@ class Recorder:
         self.window_opened: Snapshot | None = None
         self.window_closed: Snapshot | None = None
         self._rows = array("q")
+        self.add_row = self._rows.extend  # called with the integers of ``REQUEST_COLUMNS``
         self.refusals: dict[int, str] = {}
         self._window = window
         self._num_bins = num_bins
@@ -82,6 +83,11 @@ class Recorder:
             self.open_window()
         self.next_mark = self._mark_after()
         journal.ended = self.ended
+
+    @property
+    def watches_pool(self) -> bool:
+        """Whether the pool is looked at while the run goes on."""
+        return False
 
     # While the run goes on
 
@@ -111,12 +117,16 @@ class Recorder:
         state[10] = running
         state[11] = len(scheduler.waiting)
         state[12] = len(scheduler.swapped)
-        if running > self.peak_running:
-            self.peak_running = running
-        if running > self.peak_in_window and self.window_opened is not None and self.window_closed is None:
-            self.peak_in_window = running
+        self.saw_batch(running)
         self._reason = REASONS.index(scheduler.held)
         self._is_idle = idle
+
+    def saw_batch(self, num_running: int) -> None:
+        """Keep the size of the largest batch."""
+        if num_running > self.peak_running:
+            self.peak_running = num_running
+        if num_running > self.peak_in_window and self.is_measuring:
+            self.peak_in_window = num_running
 
     def observe_growth(self) -> None:
         """Take the state after a step in which running sequences grew, and nothing else happened."""
@@ -182,10 +192,15 @@ class Recorder:
             parts[4] += copies
             parts[5] += swaps
 
-    def open_window(self) -> None:
-        """Start measuring now."""
+    def mark(self) -> int:
+        """Note that ``next_mark`` is now; return the one after it."""
+        self._mark()
+        return self.next_mark
+
+    def open_window(self, num_running: int | None = None) -> None:
+        """Start measuring now, with ``num_running`` requests in the batch (by default those that run)."""
         self.window_opened = self._snapshot()
-        self.peak_in_window = len(self.scheduler.running)
+        self.peak_in_window = len(self.scheduler.running) if num_running is None else num_running
 
     def close_window(self) -> None:
         """Stop measuring now."""
@@ -277,7 +292,7 @@ class Recorder:
     def _mark(self) -> None:
         if self._window is not None:
             if self.time == self._window[0] and self.window_opened is None:
-                self.open_window()
+                self.open_window(self.state[INTEGRALS.index("running")])
             if self.time == self._window[1]:
                 self.close_window()
         if self.time == len(self._edges) * self._bin_width:

@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
 
 from pagesim.sequence import BeamModel, Request
 from pagesim.workload import Workload
 
-Measured = Callable[[int], bool]
+Numbers = tuple[list[int], list[int], list[int]]
+"""Arrivals in ticks, prompts and outputs in tokens."""
+
+
+@runtime_checkable
+class Numbered(Protocol):
+    """A source of requests that are known beforehand: any of them can be had by its number.
+
+    Attributes:
+        position: the request that comes next.
+        window: first and last tick of the measuring window; None: all are measured.
+        num_sequences: of each request.
+        obstacle: what a request is beside its arrival and its lengths, as a clause; an empty text: nothing.
+    """
+
+    position: int
+    window: tuple[int, int] | None
+    num_sequences: int
+    obstacle: str
+
+    def __len__(self) -> int: ...
+
+    def numbers(self, begin: int, end: int) -> Numbers:
+        """Return arrivals, prompts and outputs of the requests from ``begin`` up to ``end``."""
+        ...
+
+    def make(self, index: int) -> Request:
+        """Return request ``index``, as it is when it arrives."""
+        ...
 
 
 class RequestFactory:
@@ -35,6 +64,17 @@ class RequestFactory:
 
     def __len__(self) -> int:
         return len(self.workload.prompt_tokens)
+
+    @property
+    def obstacle(self) -> str:
+        """What tells a request from others beside its arrival and its lengths; an empty text: nothing."""
+        if self.beams is not None:
+            return "beams survive one token at a time"
+        if self.workload.prefix_groups is not None:
+            return "requests share prefixes"
+        if self.workload.sample_output_tokens is not None:
+            return "a request's sequences have lengths of their own"
+        return ""
 
     def make(self, index: int, arrival: int, *, measured: bool) -> Request:
         """Return request ``index``, arriving at tick ``arrival``."""
@@ -64,21 +104,42 @@ class OpenSource:
     Args:
         factory: of the requests.
         window: first and last tick of the measuring window; None: all are measured.
+
+    Attributes:
+        position: the request that comes next.
     """
 
     def __init__(self, factory: RequestFactory, window: tuple[int, int] | None) -> None:
         if factory.workload.arrivals is None:
             raise ValueError("an open workload has arrival times")
-        self._factory = factory
+        self.factory = factory
+        self.position = 0
+        self.num_sequences = factory.num_sequences
+        self.obstacle = factory.obstacle
         self._arrivals = factory.workload.arrivals
-        self._window = window
+        self.window = window
 
     def initial(self) -> Iterator[Request]:
-        """Yield all requests."""
-        first, last = self._window or (0, 2**63)
-        for index in range(len(self._factory)):
-            arrival = int(self._arrivals[index])
-            yield self._factory.make(index, arrival, measured=first <= arrival <= last)
+        """Yield all requests from ``position`` on."""
+        while self.position < len(self.factory):
+            self.position += 1
+            yield self.make(self.position - 1)
+
+    def __len__(self) -> int:
+        return len(self.factory)
+
+    def numbers(self, begin: int, end: int) -> Numbers:
+        """Return arrivals, prompts and outputs of the requests from ``begin`` up to ``end``."""
+        workload = self.factory.workload
+        columns = (self._arrivals, workload.prompt_tokens, workload.output_tokens)
+        arrivals, prompts, outputs = (column[begin:end].tolist() for column in columns)
+        return arrivals, prompts, outputs
+
+    def make(self, index: int) -> Request:
+        """Return request ``index``."""
+        arrival = int(self._arrivals[index])
+        first, last = self.window or (0, 2**63)
+        return self.factory.make(index, arrival, measured=first <= arrival <= last)
 
     def after(self, request: Request, now: int) -> Request | None:
         """Nothing follows from a request's end."""

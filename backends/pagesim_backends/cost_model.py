@@ -15,9 +15,10 @@ priced without looking at a sequence, and over steps with the same batch it is a
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Listing
 from typing import Any
 
-from pagesim.backend import Chunk, Machine, Step, StepResult
+from pagesim.backend import Machine, Step, StepResult
 from pagesim.blocks import BlockOps, Copy
 from pagesim.units import ticks
 from pagesim_backends.coefficients import Coefficients, coefficients
@@ -41,10 +42,10 @@ class CostModel:
         self._weights = ticks(given.weight_bytes / bandwidth)
         self._token = ticks(given.flops_per_token / flops)
         self._reduce = ticks(given.all_reduce_bytes_per_token / given.all_reduce_bandwidth)
-        self._context_token = ticks(given.kv_bytes_per_token * given.attention_factor / bandwidth)
+        self.context_token = ticks(given.kv_bytes_per_token * given.attention_factor / bandwidth)
         self._iteration = given.iteration + round(given.all_reduces * given.all_reduce_latency)
         self._sequence = given.sequence
-        self._table_entry = given.table_entry
+        self.table_entry = given.table_entry
         self._copy = ticks(2 * block_bytes / (given.bandwidth * given.copy_share))
         self._launch = given.copy_launch
         self._swap = ticks(block_bytes / (given.link_bandwidth * given.link_share))
@@ -71,22 +72,32 @@ class CostModel:
             )
         )
 
-    def slope(self, step: Step) -> StepResult | None:
-        """Return what one more token of context for each decode adds: its bytes, and nothing else."""
-        if step.prefills or step.ops or not (self._weights and self._context_token):
-            return None
-        added = self._context_token * step.num_decodes
-        return StepResult(added, attention=added)
+    def tariff(self) -> CostModel | None:
+        """Return itself: counts tell the price, unless the model is so small that reading it takes no tick."""
+        return self if self._weights and self.context_token else None
+
+    def decodes(self, num_decodes: int) -> tuple[int, int]:
+        """Return (weights, overhead) of a step with ``num_decodes`` decodes, before contexts and tables."""
+        return self._linear(num_decodes), self._iteration + self._sequence * num_decodes
+
+    def prompts(self, chunks: Listing[tuple[int, int, int]], num_decodes: int) -> tuple[int, int, int]:
+        """Return (prefill, recompute, overhead) that chunks of (stored, new, recomputed) tokens add to a step."""
+        return *self._prefill(chunks, num_decodes, 0), self._sequence * len(chunks)
+
+    def copies(self, num_blocks: int) -> int:
+        """Return the ticks of copying ``num_blocks`` blocks in one launch."""
+        return self._launch + self._copy * num_blocks
 
     def execute(self, step: Step) -> StepResult:
         """Price ``step``; the parts sum to the duration, which is at least one tick."""
         num_decodes = step.num_decodes
-        overhead = self._iteration + self._sequence * num_decodes + self._table_entry * step.table_entries
-        attention = self._context_token * step.context_tokens
+        overhead = self._iteration + self._sequence * num_decodes + self.table_entry * step.table_entries
+        attention = self.context_token * step.context_tokens
         prefill = recompute = copies = swaps = 0
         if step.prefills:
             weights = self._linear(num_decodes)
-            prefill, recompute = self._prefill(step.prefills, num_decodes, step.padding_tokens)
+            chunks = [(sequence.num_stored, size, again) for sequence, size, again in step.prefills]
+            prefill, recompute = self._prefill(chunks, num_decodes, step.padding_tokens)
             overhead += self._sequence * len(step.prefills)
         elif tokens := num_decodes + step.padding_tokens:
             weights = self._linear(tokens)
@@ -108,17 +119,16 @@ class CostModel:
         """Return the ticks of all layers' linear parts: reading weights or computing, whichever is longer."""
         return max(self._weights, self._token * num_tokens) + self._reduce * num_tokens
 
-    def _prefill(self, chunks: list[Chunk], num_decodes: int, num_padding: int) -> tuple[int, int]:
+    def _prefill(self, chunks: Listing[tuple[int, int, int]], num_decodes: int, num_padding: int) -> tuple[int, int]:
         """Return what chunks of prompts add to a step: (for the first time, once more).
 
         Token i of a chunk attends to the ``num_stored`` tokens before the chunk and to i of its own.
         Padding goes with the prompts that it pads.
         """
         num_tokens = num_recomputed = attention = attention_again = 0
-        for sequence, size, recomputed in chunks:
-            stored = sequence.num_stored
+        for stored, size, recomputed in chunks:
             pairs = size * stored + size * (size + 1) // 2
-            cost = max(round(pairs * self._pair), self._context_token * (stored + size))
+            cost = max(round(pairs * self._pair), self.context_token * (stored + size))
             num_tokens += size
             attention += cost
             if recomputed:
@@ -136,4 +146,4 @@ class CostModel:
                 num_copied += op.num_blocks
             else:
                 swaps += self._swap * op.num_blocks + self._transfer
-        return (self._launch + self._copy * num_copied if num_copied else 0), swaps
+        return (self.copies(num_copied) if num_copied else 0), swaps

@@ -12,6 +12,11 @@ Attributes that a policy's class may set (all optional):
 - ``grows_by_block = True``, beside ``bulk``: where the table is full, ``allocate(sequence, 1)`` takes one block
   of the pool, any one, and refuses only where none is free. So the scheduler takes them itself, for all
   sequences at once, and calls for none of them. A subclass with an ``allocate`` of its own says it anew.
+- ``counts_blocks = True``, beside both: only how many blocks a sequence holds matters to it, never which. For
+  ``num_tokens`` more it takes just the blocks that the table lacks, of a fresh sequence too, and refuses only where
+  fewer are free; ``free`` gives all back. A fork copies the parent's stored blocks, or, with ``shares_forks = True``,
+  shares them until they are written (as ``CopyOnWrite`` does). Requests that share no prefix are then served without
+  a call. A subclass with one of these methods of its own says it anew.
 - ``stable_refusal = True``: once it has refused a sequence, it refuses it again until a block
   becomes free or is moved, so the scheduler need not ask in every step.
 - ``default_block_size`` and ``default_watermark``: what a row of an experiment gets if it names none.
@@ -75,10 +80,24 @@ class Prefixes(Protocol):
 
 
 def grows_by_block(allocator: Allocator) -> bool:
-    """Return whether the class that gave ``allocator`` its ``allocate``, or one below it, says ``grows_by_block``."""
-    for cls in type(allocator).__mro__:
-        if "grows_by_block" in vars(cls):
-            return bool(vars(cls)["grows_by_block"]) and bool(getattr(allocator, "bulk", False))
-        if "allocate" in vars(cls):
+    """Return whether ``allocator`` says ``grows_by_block`` and ``bulk`` of its ``allocate``."""
+    return bool(getattr(allocator, "bulk", False)) and says(allocator, "grows_by_block", "allocate")
+
+
+def counts_blocks(allocator: Allocator) -> bool:
+    """Return whether ``allocator`` says ``counts_blocks`` of its methods, and what that is said beside."""
+    said = says(allocator, "counts_blocks", "allocate", "free", "fork") and grows_by_block(allocator)
+    return said and bool(getattr(allocator, "stable_refusal", False))
+
+
+def says(policy: object, word: str, *methods: str) -> bool:
+    """Return whether the class that gave ``policy`` its ``methods``, or one below it, says ``word``.
+
+    A word is a promise about methods, so a subclass that has one of its own does not inherit it.
+    """
+    for cls in type(policy).__mro__:
+        if word in vars(cls):
+            return bool(vars(cls)[word])
+        if any(method in vars(cls) for method in methods):
             return False
     return False

@@ -21,6 +21,8 @@ class CopyOnWrite:
 
     bulk = True
     grows_by_block = True
+    counts_blocks = True
+    shares_forks = True
     stable_refusal = True
 
     def __init__(self, pool: BlockPool, *, pin_prefixes: bool = False) -> None:

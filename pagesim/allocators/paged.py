@@ -11,6 +11,7 @@ class Paged:
 
     bulk = True
     grows_by_block = True
+    counts_blocks = True
     stable_refusal = True
 
     def __init__(self, pool: BlockPool) -> None:

@@ -38,6 +38,7 @@ class Admission:
     Attributes:
         held: why the last call admitted no more.
         by_allocator: whether it was the allocator or the watermark that said no.
+        refusal: what the allocator refused last: the request, the pool's generation and the tokens matched then.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Admission:
         self.chunks_prompts = chunks_prompts
         self.held: Reason = "load"
         self.by_allocator = False
-        self._refusal: tuple[Request, int, int] | None = None
+        self.refusal: tuple[Request, int, int] | None = None
 
     def hold(self, reason: Reason, *, by_allocator: bool = False) -> None:
         """Note why nothing more is admitted."""
@@ -145,7 +146,7 @@ class Admission:
         """Ask for whole prompts, above the watermark, unless the answer is known."""
         queues, memory = self.queues, self.queues.memory
         question = (request, memory.pool.generation, num_matched)  # a prefix that has been written since needs less
-        if memory.has_stable_refusal and self._refusal == question:
+        if memory.has_stable_refusal and self.refusal == question:
             return None
         if request.num_preemptions_recompute:
             queues.journal.lookups_preempted += 1
@@ -155,7 +156,7 @@ class Admission:
             queues.journal.lookups_first += 1
         ops = memory.admit(request, sequences, above=self._floor())
         # after the call: a group that was refused in part has given back what it got
-        self._refusal = (request, memory.pool.generation, num_matched) if ops is None else None
+        self.refusal = (request, memory.pool.generation, num_matched) if ops is None else None
         return ops
 
     def _floor(self) -> int:

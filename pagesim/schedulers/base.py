@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pagesim.account import Account
 from pagesim.allocators.base import Allocator
@@ -28,6 +28,9 @@ from pagesim.schedulers.victims import Victim
 from pagesim.sequence import Request
 
 __all__ = ["Limits", "Reason", "Scheduler"]
+
+
+Walk = Literal["decodes_first", "prompts_first"]
 
 
 class Scheduler(ABC):
@@ -50,6 +53,10 @@ class Scheduler(ABC):
     chunks_prompts: ClassVar[bool] = False
     repeats: ClassVar[bool] = False
     """Whether ``plan`` depends on the queues and the pool alone: where nothing has changed it plans the same."""
+
+    walk: ClassVar[Walk | None] = None
+    """The order of ``plan``, where it is no more than ``Mixed``'s or ``PrefillFirst``'s: the engine then need not call
+    it. A subclass with a ``plan`` of its own, or other methods, says it anew."""
 
     def __init__(
         self,
@@ -95,6 +102,9 @@ class Scheduler(ABC):
         """Return the next step. Its memory is held from here on, its tokens count from ``commit`` on."""
         self.queues.now = now
         step = Step()
+        if self.queues.carried:
+            self.queues.perform(step, self.queues.carried)
+            self.queues.carried.clear()
         self.plan(step)
         return step
 

@@ -49,8 +49,6 @@ class Decoding:
         "_context_base",
         "_due",
         "_ending",
-        "_last_tick",
-        "_newcomers",
         "_num_measured",
         "_num_never",
         "_pace",
@@ -58,6 +56,8 @@ class Decoding:
         "bulk",
         "clock",
         "grows_by_block",
+        "last_tick",
+        "newcomers",
         "num_entries",
         "sequences",
     )
@@ -74,9 +74,9 @@ class Decoding:
         self._ending: dict[int, list[Sequence]] = {}
         self._pace = [0] * pool.block_size  # sequences that keep pace, by the clock's remainder when they are due
         self._num_never: dict[int, int] = {}  # slots that they will never write of the blocks they get at a clock
-        self._newcomers: dict[Sequence, None] = {}  # joined since the last tick
+        self.newcomers: dict[Sequence, None] = {}  # joined since the last tick
         self._num_measured = 0
-        self._last_tick = 0
+        self.last_tick = 0
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -94,7 +94,7 @@ class Decoding:
         self.num_entries += sequence.num_blocks
         sequence.join(self.clock)
         self.sequences[sequence] = None
-        self._newcomers[sequence] = None
+        self.newcomers[sequence] = None
         self._num_measured += sequence.request.measured
         end = sequence.end
         if end in self._ending:
@@ -108,14 +108,39 @@ class Decoding:
         del self.sequences[sequence]
         self.num_entries -= sequence.num_blocks
         self._num_measured -= sequence.request.measured
-        if sequence in self._newcomers:
-            del self._newcomers[sequence]
+        if sequence in self.newcomers:
+            del self.newcomers[sequence]
         else:
-            sequence.last_token_at = self._last_tick
+            sequence.last_token_at = self.last_tick
         if sequence.keeps_pace:
             self._lose_pace(sequence)
         sequence.leave()
         self._context_base -= sequence.num_stored - self.clock.value
+
+    def clear(self) -> None:
+        """Forget all sequences; whoever takes them over has their counts stopped."""
+        self.sequences.clear()
+        self._due.clear()
+        self._ending.clear()
+        self._num_never.clear()
+        self.newcomers.clear()
+        self._pace = [0] * self.block_size
+        self.num_entries = self._context_base = self._num_measured = 0
+
+    def rejoin(self, sequence: Sequence) -> None:
+        """Add a sequence that keeps pace: it holds as many blocks as it has filled or begun, some only promised.
+
+        Nobody has been granted the next step yet. Its last token came at ``sequence.last_token_at``.
+        """
+        clock = self.clock.value
+        sequence.due = clock + len(sequence.block_table) * self.block_size - sequence.num_stored
+        self._context_base += sequence.num_stored - clock
+        sequence.join(self.clock)
+        self.sequences[sequence] = self.newcomers[sequence] = None
+        self._num_measured += sequence.request.measured
+        self._ending.setdefault(sequence.end, []).append(sequence)
+        self._keep_pace(sequence, clock)
+        self.num_entries += sequence.num_blocks
 
     # What becomes due
 
@@ -196,7 +221,7 @@ class Decoding:
 
         None follow unless everybody had a token at ``since``, when the step that is in flight began.
         """
-        if self._newcomers or self._last_tick != since:
+        if self.newcomers or self.last_tick != since:
             return 0
         first = self.clock.value + 1
         pace, size, due, ending = self._pace, self.block_size, self._due, self._ending
@@ -209,22 +234,22 @@ class Decoding:
         """Tick ``num_steps`` times, through quiet steps that last first, first + slope, first + 2 slope, ... ticks."""
         if self._num_measured:
             gaps.add_series(first, slope, num_steps, self._num_measured)
-        self._last_tick += num_steps * first + slope * (num_steps * (num_steps - 1) // 2)
+        self.last_tick += num_steps * first + slope * (num_steps * (num_steps - 1) // 2)
         self.clock.value += num_steps
         self.granted()
 
     def tick(self, now: int, gaps: GapHistogram) -> list[Sequence]:
         """Give every sequence its token, at ``now``; return those that have their last one."""
         clock, count = self.clock, self._num_measured
-        if self._newcomers:
-            for sequence in self._newcomers:
+        if self.newcomers:
+            for sequence in self.newcomers:
                 if sequence.request.measured:
                     gaps.add(now - sequence.last_token_at)
                     count -= 1
-            self._newcomers.clear()
+            self.newcomers.clear()
         if count:
-            gaps.add(now - self._last_tick, count)
-        self._last_tick = now
+            gaps.add(now - self.last_tick, count)
+        self.last_tick = now
         if clock.granted <= clock.value:
             raise InvariantError("INV-2: sequences decode that nobody has given room: plan without growth.grow")
         clock.value += 1
@@ -236,12 +261,12 @@ class Decoding:
 
     # Inside
 
-    def _keep_pace(self, sequence: Sequence) -> None:
-        """Count a sequence that is due now, from now on."""
+    def _keep_pace(self, sequence: Sequence, since: int = 0) -> None:
+        """Count a sequence, from now on. A last block that it has had before ``since`` is in the account already."""
         sequence.keeps_pace = True
         self._pace[sequence.due % self.block_size] += 1
         last, never = self._last_block(sequence)
-        if never:
+        if never and last >= since:
             self._num_never[last] = self._num_never.get(last, 0) + never
 
     def _lose_pace(self, sequence: Sequence) -> None:

@@ -53,6 +53,17 @@ class Memory:
             self._check_coverage(sequence, num_tokens)
         return ops
 
+    def ask(self, sequence: Sequence, num_tokens: int, *, above: int = 0) -> BlockOps | None:
+        """Allocate, leaving ``above`` blocks free; the account is the caller's."""
+        self.pool.floor = above
+        try:
+            ops = self.allocator.allocate(sequence, num_tokens)
+        finally:
+            self.pool.floor = 0
+        if ops is not None:
+            self._check_coverage(sequence, num_tokens)
+        return ops
+
     def promise(self, num_blocks: int, num_never: int) -> bool:
         """Hold one more block for each of ``num_blocks`` sequences whose tables are full; False: not room for all.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pagesim.backend import Step
-from pagesim.schedulers.base import Scheduler
+from pagesim.schedulers.base import Scheduler, Walk
 
 
 class Mixed(Scheduler):
     """Running, then swapped, then waiting; whole prompts beside decodes (the PagedAttention paper's engine)."""
 
     repeats: ClassVar[bool] = True
+    walk: ClassVar[Walk | None] = "decodes_first"
 
     def plan(self, step: Step) -> None:
         """Walk the queues once."""

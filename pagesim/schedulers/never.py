@@ -20,6 +20,7 @@ class Never:
         self._twin = twin
         self._spare: Allocator | None = None  # one that is empty again
         self._answers: dict[tuple[tuple[int, int, int], ...], bool] = {}
+        self._probes: dict[int, Request] = {}
 
     def __call__(self, sequences: Listing[Sequence]) -> bool:
         """Return whether admitting ``sequences``, all of one request, can never succeed."""
@@ -32,7 +33,7 @@ class Never:
     def _admits(self, allocator: Allocator | None, sequences: Listing[Sequence]) -> bool:
         if allocator is None:
             return False
-        probes = _probes(sequences)
+        probes = self._probe(sequences)
         for probe, sequence in zip(probes, sequences, strict=True):
             if allocator.allocate(probe, sequence.num_prefill) is None:
                 return False
@@ -41,12 +42,14 @@ class Never:
         self._spare = None if allocator.pool.num_held else allocator
         return True
 
-
-def _probes(sequences: Listing[Sequence]) -> list[Sequence]:
-    """Return sequences of the same sizes that hold nothing."""
-    request = sequences[0].request
-    probe = Request(request.id, request.arrival, request.prompt_tokens, request.output_tokens, len(sequences))
-    probe.oracle = request.oracle
-    for copy, sequence in zip(probe.sequences, sequences, strict=True):
-        copy.num_output, copy.estimate = sequence.num_output, sequence.estimate
-    return probe.sequences
+    def _probe(self, sequences: Listing[Sequence]) -> list[Sequence]:
+        """Return sequences of the same sizes that hold nothing."""
+        request, count = sequences[0].request, len(sequences)
+        probe = self._probes.get(count)
+        if probe is None or any(sequence.block_table for sequence in probe.sequences):
+            probe = self._probes[count] = Request(0, 0, 1, 1, count)
+        probe.id, probe.arrival, probe.oracle = request.id, request.arrival, request.oracle
+        probe.prompt_tokens, probe.output_tokens = request.prompt_tokens, request.output_tokens
+        for copy, sequence in zip(probe.sequences, sequences, strict=True):
+            copy.num_output, copy.estimate = sequence.num_output, sequence.estimate
+        return probe.sequences

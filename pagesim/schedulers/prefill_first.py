@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pagesim.backend import Step
-from pagesim.schedulers.base import Scheduler
+from pagesim.schedulers.base import Scheduler, Walk
 
 
 class PrefillFirst(Scheduler):
     """Waiting first; a step with any prompt is prompt-only (vLLM 0.1.3 to 0.5)."""
 
     repeats: ClassVar[bool] = True
+    walk: ClassVar[Walk | None] = "prompts_first"
 
     def plan(self, step: Step) -> None:
         """Admit if nothing is swapped; otherwise, or if nobody could be admitted, decode."""

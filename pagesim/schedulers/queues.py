@@ -11,14 +11,13 @@ it needs its allocator before it can go on.
 
 from __future__ import annotations
 
-from collections import deque
-
 from pagesim.account import Account
 from pagesim.backend import Step
 from pagesim.blocks import BlockOps, Copy
 from pagesim.journal import Journal
 from pagesim.schedulers.decoding import Decoding
 from pagesim.schedulers.memory import Memory
+from pagesim.schedulers.waiting import Waiting
 from pagesim.sequence import Request, Sequence, SequenceStatus
 
 
@@ -32,6 +31,7 @@ class Queues:
     Attributes:
         now: tick of the last ``schedule`` or ``commit``.
         swapped: in the order of arrival.
+        carried: moves that were granted while a step was tried in vain; they are part of the next one.
         num_seats: sequences that count against ``max_num_seqs``: from admission until each ends.
         num_beamed: running requests that search by beams.
         preempted: requests that were preempted and have not ended, in that order.
@@ -42,12 +42,13 @@ class Queues:
         self.account = account
         self.journal = journal
         self.now = 0
-        self.waiting: deque[Request] = deque()
+        self.waiting = Waiting()
         self.running: dict[Request, None] = {}
         self.swapped: list[Request] = []
         self.ready: dict[Request, None] = {}
         self.prefilling: dict[Sequence, None] = {}
         self.decoding = Decoding(memory.pool, bulk=memory.is_bulk, grows_by_block=memory.grows_by_block)
+        self.carried = BlockOps()
         self.num_seats = 0
         self.num_beamed = 0
         self.preempted: dict[Request, None] = {}

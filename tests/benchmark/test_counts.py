@@ -24,8 +24,8 @@ def saturated() -> Timing:
 def test_both_engines_do_the_same_work(saturated: Timing) -> None:
     stepwise = execute(replace(SATURATED, fast_forward=False))
     assert counts(stepwise)[:2] == counts(saturated)[:2]
-    assert stepwise.allocator_calls == saturated.allocator_calls
-    assert stepwise.plans >= stepwise.iterations > saturated.plans
+    assert stepwise.plans >= stepwise.iterations > 100 * saturated.plans
+    assert stepwise.allocator_calls > 100 * saturated.allocator_calls
 
 
 def test_the_queues_are_walked_a_few_times_a_request(saturated: Timing) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 from random import Random
 
@@ -16,7 +17,7 @@ from pagesim.record import INTEGRALS, STATUSES, Record
 from pagesim.sequence import Request
 from tests.oracle.memory import CountedBlocks, Job, Memory, Runs
 from tests.oracle.serving import Iteration, Rules, Serving
-from tests.support.runs import ALLOCATORS, SCHEDULERS, VICTIMS, Server
+from tests.support.runs import ALLOCATORS, SCHEDULERS, VICTIMS, NumberedSource, Server
 
 
 def duration(step: Iteration) -> int:
@@ -58,6 +59,47 @@ class PricedBackend:
             )
         )
         ticks = duration(self.steps[-1])
+        return StepResult(ticks, overhead=ticks)
+
+
+def linear_duration(step: Iteration) -> int:
+    """The same in the form of a tariff."""
+    again = sum(recomputed for _, _, recomputed in step.chunks)
+    prefilled = sum(tokens for _, tokens, _ in step.chunks)
+    counted = 2 * len(step.decodes) + step.context + 3 * step.table_entries + 5 * step.copied_blocks
+    return 1 + counted + 4 * prefilled + again + step.padding
+
+
+class LinearBackend:
+    """Prices a step like ``linear_duration``, and says so."""
+
+    context_token = 1
+    table_entry = 3
+
+    def tariff(self) -> LinearBackend:
+        """Return itself."""
+        return self
+
+    def decodes(self, num_decodes: int) -> tuple[int, int]:
+        """Return (weights, overhead)."""
+        return 2 * num_decodes, 1
+
+    def prompts(self, chunks: Listing[tuple[int, int, int]], num_decodes: int) -> tuple[int, int, int]:
+        """Return (prefill, recompute, overhead)."""
+        return 4 * sum(tokens for _, tokens, _ in chunks), sum(again for *_, again in chunks), 0
+
+    def copies(self, num_blocks: int) -> int:
+        """Return what copies add."""
+        return 5 * num_blocks
+
+    def execute(self, step: Step) -> StepResult:
+        """Price a step."""
+        chunks = [(chunk.sequence.num_stored, chunk.num_tokens, chunk.num_recomputed) for chunk in step.prefills]
+        copied = sum(op.num_blocks for op in step.ops if isinstance(op, Copy))
+        ticks = sum(
+            (*self.decodes(step.num_decodes), *self.prompts(chunks, 0), self.copies(copied), step.padding_tokens)
+        )
+        ticks += step.context_tokens + 3 * step.table_entries
         return StepResult(ticks, overhead=ticks)
 
 
@@ -140,9 +182,12 @@ def draw_case(rng: Random, allocator: str | None = None, scheduler: str | None =
     )
 
 
-def check(case: Case, *, fast_forward: bool = True) -> Serving:
-    """Run both engines and compare everything that they leave behind; return the naive one."""
-    naive = Serving(case.rules, case.memory, duration)
+def check(case: Case, *, fast_forward: bool = True, by_numbers: bool = False) -> Serving:
+    """Run both engines and compare everything that they leave behind; return the naive one.
+
+    With ``by_numbers`` the engine may serve without steps, so those are not compared.
+    """
+    naive = Serving(case.rules, case.memory, linear_duration if by_numbers else duration)
     jobs = [Job(number, *job) for number, job in enumerate(case.jobs)]
     naive.run([*jobs], case.horizon)
 
@@ -163,7 +208,7 @@ def check(case: Case, *, fast_forward: bool = True) -> Serving:
         Request(number, arrival, prompt, output, estimate=estimate)
         for number, (arrival, prompt, output, estimate) in enumerate(case.jobs)
     ]
-    backend = PricedBackend()
+    backend = LinearBackend() if by_numbers else PricedBackend()
     first, last = case.jobs[0][0], case.jobs[-1][0]
     window = (first, last) if last > first else None
     recorder = server.run(
@@ -175,10 +220,12 @@ def check(case: Case, *, fast_forward: bool = True) -> Serving:
         num_bins=8,
         first_bin=3,
         fast_forward=fast_forward,
+        source=NumberedSource(requests) if by_numbers else None,
     )
     record = recorder.record(block_bytes=1)
 
-    assert backend.steps == [step for _, step in naive.iterations]
+    if isinstance(backend, PricedBackend):
+        assert backend.steps == [step for _, step in naive.iterations]
     assert record.end.time == naive.now
     rows = {
         name: record.column(name).tolist()
@@ -254,6 +301,12 @@ def test_engine_equals_the_naive_engine(rng: Random) -> None:
 @given(st.randoms(use_true_random=False))
 def test_inv_10_one_step_at_a_time_equals_the_naive_engine_too(rng: Random) -> None:
     check(draw_case(rng), fast_forward=False)
+
+
+@settings(max_examples=500)
+@given(st.randoms(use_true_random=False))
+def test_inv_10_serving_by_numbers_equals_the_naive_engine_too(rng: Random) -> None:
+    check(draw_case(rng), by_numbers=True)
 
 
 @pytest.mark.parametrize("allocator", sorted(ALLOCATORS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Listing
 from dataclasses import asdict
 from random import Random
 from typing import Any
@@ -17,10 +18,11 @@ from pagesim.allocators.paged import Paged
 from pagesim.allocators.swapping import Swapping
 from pagesim.backend import Step, StepResult
 from pagesim.beams import SeededBeams
-from pagesim.blocks import BlockOps, BlockPool
+from pagesim.blocks import BlockOps, BlockPool, Copy
 from pagesim.record import Record
+from pagesim.schedulers.chunked import Chunked
 from pagesim.sequence import Request, Sequence
-from tests.support.runs import SCHEDULERS, VICTIMS, Maker, Server
+from tests.support.runs import SCHEDULERS, VICTIMS, Maker, NumberedSource, Server
 
 
 class Eager:
@@ -51,6 +53,8 @@ MAKERS: dict[str, Maker] = {
     "ideal": lambda pool, longest: Ideal(pool),
     "max": lambda pool, longest: Contiguous(pool, longest, "max", "best_fit"),
     "pow2": lambda pool, longest: Contiguous(pool, longest, "pow2", "buddy"),
+    "outgrown": lambda pool, longest: Contiguous(pool, longest, "pow2", "first_fit"),
+    "asked": lambda pool, longest: Asked(pool),
     "plug-in": lambda pool, longest: Eager(pool),
 }
 
@@ -58,41 +62,69 @@ MAKERS: dict[str, Maker] = {
 class Uneven:
     """Every count of a step tells in its duration. Many steps can be priced at once."""
 
-    def slope(self, step: Step) -> StepResult | None:
-        """Return what one more token of context for each decode adds."""
-        return None if step.prefills or step.ops else StepResult(step.num_decodes, attention=step.num_decodes)
+    context_token = 1
+    table_entry = 1
+
+    def tariff(self) -> Uneven:
+        """Return itself."""
+        return self
+
+    def decodes(self, num_decodes: int) -> tuple[int, int]:
+        """Return what the batch costs."""
+        return num_decodes * 3, 1
+
+    def prompts(self, chunks: Listing[tuple[int, int, int]], num_decodes: int) -> tuple[int, int, int]:
+        """Return what chunks add."""
+        return sum(size * (1 + stored) for stored, size, _ in chunks), sum(again for *_, again in chunks), 0
+
+    def copies(self, num_blocks: int) -> int:
+        """Return what copies add."""
+        return 5 * num_blocks
 
     def execute(self, step: Step) -> StepResult:
         """Price a step."""
-        prompts = sum(chunk.num_tokens * (1 + chunk.sequence.num_stored) for chunk in step.prefills)
-        parts = (step.num_decodes * 3 + step.padding_tokens, step.context_tokens, prompts, 0, len(step.ops), 0)
-        return StepResult(sum(parts) + step.table_entries + 1, *parts, step.table_entries + 1)
+        chunks = [(chunk.sequence.num_stored, chunk.num_tokens, chunk.num_recomputed) for chunk in step.prefills]
+        copied = sum(op.num_blocks for op in step.ops if isinstance(op, Copy))
+        swapped = sum(2 * op.num_blocks for op in step.ops if not isinstance(op, Copy))
+        weights = self.decodes(step.num_decodes)[0] + step.padding_tokens
+        prefill, again, _ = self.prompts(chunks, step.num_decodes)
+        parts = (weights, step.context_tokens, prefill, again, self.copies(copied), swapped, step.table_entries + 1)
+        return StepResult(sum(parts), *parts)
+
+
+class Asked(Paged):
+    """Blocks as ``Paged`` has them, but it is called where a request comes, goes or has filled its table."""
+
+    counts_blocks = False
+    grows_by_block = False
 
 
 def draw(rng: Random) -> tuple[list[Request], dict[str, Any]]:
     """Return requests and the limits of a server that is neither idle nor hopeless."""
     width = rng.choice([1, 1, 1, 2, 3])
     beams = SeededBeams(rng.randint(0, 9)) if width > 1 and rng.random() < 0.4 else None
+    has_own_lengths = rng.random() < 0.4
     arrival, requests = 0, []
-    for number in range(rng.randint(1, 9)):
+    for number in range(rng.choice([rng.randint(1, 9), rng.randint(1, 9), rng.randint(10, 40)])):
         arrival += rng.choice([0, 0, 5, 60, 1000, 20_000])
         output = rng.choice([1, rng.randint(2, 12), rng.randint(20, 90)])
         request = Request(number, arrival, rng.randint(1, 30), output, width, rng.choice([output, output, 3]))
         request.beams = beams
-        if width > 1 and beams is None and rng.random() < 0.5:
+        if width > 1 and beams is None and has_own_lengths:
             request.give_lengths([rng.randint(1, output) for _ in range(width)])
         requests.append(request)
     longest = max(request.prompt_tokens + request.output_tokens for request in requests)
+    room = rng.choice([rng.randint(1, 3), rng.randint(1, 3), 2 * len(requests)])
     limits = {
-        "max_num_seqs": rng.choice([3, 8]),
-        "max_model_len": longest + rng.choice([0, 9]),
+        "max_num_seqs": rng.choice([3, 8, 50]),
+        "max_model_len": rng.choice([longest, longest + 9, max(longest - 20, 2)]),
         "watermark": rng.choice([0, 1]),
-        "num_slots": longest * rng.randint(1, 3) + rng.randint(0, 40),
+        "num_slots": longest * room * width + rng.randint(0, 40),
     }
     return requests, limits
 
 
-def serve(seed: int, allocator: str, scheduler: str, *, fast_forward: bool) -> Record:
+def serve(seed: int, allocator: str, scheduler: str, *, fast_forward: bool) -> tuple[Record, Server]:
     """Run the case of ``seed``."""
     rng = Random(seed)
     requests, limits = draw(rng)
@@ -122,8 +154,10 @@ def serve(seed: int, allocator: str, scheduler: str, *, fast_forward: bool) -> R
         first_bin=rng.choice([7, 1000]),
         horizon=rng.choice([None, None, rng.randint(1, 60_000)]),
         window=rng.choice([None, (requests[0].arrival + 3, requests[-1].arrival + 500)]),
+        truncate=rng.random() < 0.5,
+        source=NumberedSource(requests),
     )
-    return recorder.record(block_bytes=1)
+    return recorder.record(block_bytes=1), server
 
 
 @pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
@@ -131,8 +165,8 @@ def serve(seed: int, allocator: str, scheduler: str, *, fast_forward: bool) -> R
 @settings(max_examples=20 if settings().derandomize else 200)
 @given(seed=st.integers(0, 10_000))
 def test_inv_10_fast_forwarding_changes_nothing(allocator: str, scheduler: str, seed: int) -> None:
-    fast = serve(seed, allocator, scheduler, fast_forward=True)
-    slow = serve(seed, allocator, scheduler, fast_forward=False)
+    fast, server = serve(seed, allocator, scheduler, fast_forward=True)
+    slow, stepwise = serve(seed, allocator, scheduler, fast_forward=False)
     assert fast.requests.tolist() == slow.requests.tolist()
     assert (fast.bin_width, fast.edges) == (slow.bin_width, slow.edges)
     assert (fast.gaps.counts, fast.gaps.maximum) == (slow.gaps.counts, slow.gaps.maximum)
@@ -142,6 +176,18 @@ def test_inv_10_fast_forwarding_changes_nothing(allocator: str, scheduler: str, 
         assert (one is None) == (other is None)
         assert one is None or asdict(one) == asdict(other)
     assert (fast.peak_running, fast.peak_running_in_window) == (slow.peak_running, slow.peak_running_in_window)
+    assert left_behind(server) == left_behind(stepwise)
+
+
+def left_behind(server: Server) -> list[object]:
+    """Return what must be empty at the end of a run, and is not where it was cut off."""
+    account, pool = server.account, server.pool
+    return [
+        *(account.live, account.useful, account.internal, account.external, account.references, account.cached),
+        *(pool.num_held, server.sched.num_seats, [request.id for request in server.engine.unfinished]),
+        [sequence.num_stored for request in server.engine.unfinished for sequence in request.sequences],
+        [len(sequence.block_table) for request in server.engine.unfinished for sequence in request.sequences],
+    ]
 
 
 def test_fast_forwarding_really_skips_the_queues() -> None:
@@ -168,15 +214,45 @@ def test_quiet_steps_are_priced_many_at_once() -> None:
 @pytest.mark.parametrize(
     ("allocator", "path"),
     [
-        ("paged", "equal steps skip the queues: blocks counted, many priced at once"),
-        ("max", "equal steps skip the queues: Contiguous asked where a table is full, many priced at once"),
+        ("paged", "equal steps skip the queues: blocks counted, many priced at once; "),
+        ("max", "equal steps skip the queues: Contiguous asked where a table is full, many priced at once; "),
         ("plug-in", "one by one: Eager does not say `bulk`, so it is asked before every token"),
     ],
 )
 def test_a_run_says_how_it_takes_its_steps(allocator: str, path: str) -> None:
     server = Server(100, 4, MAKERS[allocator], "chunked", max_model_len=100)
     server.run([Request(0, 0, 8, 30)], backend=Uneven())
+    if path.endswith("; "):
+        path += "not by numbers: requests follow from answers"
     assert server.engine.path == path
     server.engine.fast_forward = False
     assert server.engine.path == "one by one: fast_forward is off"
     assert server.engine.fastest_path == path
+
+
+@pytest.mark.parametrize(
+    ("allocator", "kept"), [("paged", "blocks counted"), ("max", "Contiguous asked for whole requests")]
+)
+def test_plain_runs_are_served_by_numbers(allocator: str, kept: str) -> None:
+    server = Server(100, 4, MAKERS[allocator], "chunked", max_model_len=100)
+    requests = [Request(0, 0, 8, 30), Request(1, 7, 9, 4)]
+    server.run(requests, backend=Uneven(), source=NumberedSource(requests))
+    assert server.engine.path == f"100.00% of the steps by numbers: {kept}; the others go through the queues"
+
+
+def test_a_subclass_does_not_inherit_what_is_said_of_methods_that_it_replaces() -> None:
+    class Hoarding(Paged):
+        def free(self, sequence: Sequence) -> None:
+            super().free(sequence)
+
+    class Lazy(Chunked):
+        def commit(self, step: Step, now: int) -> None:
+            super().commit(step, now)
+
+    requests = [Request(0, 0, 8, 30)]
+    server = Server(100, 4, lambda pool, longest: Hoarding(pool), Lazy)
+    server.run(requests, backend=Uneven(), source=NumberedSource(requests))
+    assert server.engine.obstacle == "Lazy does not say `walk`"
+    server = Server(100, 4, lambda pool, longest: Hoarding(pool), "chunked")
+    server.run(requests := [Request(0, 0, 8, 30)], backend=Uneven(), source=NumberedSource(requests))
+    assert "Hoarding asked for whole requests" in server.engine.path

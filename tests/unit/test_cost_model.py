@@ -441,19 +441,50 @@ def test_overlapped_transfers_cost_what_the_rest_of_the_step_does_not_hide() -> 
     assert longer.swaps == longer.duration - rest
 
 
+@given(
+    st.integers(0, 300),
+    st.integers(0, 10**6),
+    st.integers(0, 10**5),
+    st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 2048), st.integers(0, 9)), max_size=3),
+    st.integers(0, 5),
+)
+def test_the_tariff_says_what_a_step_costs(
+    num_decodes: int, context_tokens: int, entries: int, chunks: list[tuple[int, int, int]], num_copied: int
+) -> None:
+    model = CostModel(SIMPLE)
+    tariff = model.tariff()
+    assert tariff is not None
+    if not num_decodes and not chunks:
+        num_decodes = 1
+    step = Step(num_decodes=num_decodes, context_tokens=context_tokens, table_entries=entries)
+    for stored, size, again in chunks:
+        sequence = Sequence(Request(0, 0, stored + size, 8))
+        sequence.num_stored = stored
+        step.prefills.append(Chunk(sequence, size, min(again, size)))
+    step.ops = BlockOps([Copy(block, block + 9) for block in range(num_copied)])
+    weights, overhead = tariff.decodes(num_decodes)
+    attention = tariff.context_token * context_tokens
+    overhead += tariff.table_entry * entries
+    prefill = recompute = 0
+    if chunks:
+        given_chunks = [(stored, size, min(again, size)) for stored, size, again in chunks]
+        prefill, recompute, more = tariff.prompts(given_chunks, num_decodes)
+        overhead += more
+    copies = tariff.copies(num_copied) if num_copied else 0
+    parts = (weights, attention, prefill, recompute, copies, 0, overhead)
+    assert model.execute(step) == (sum(parts), *parts)
+
+
 @given(st.integers(1, 300), st.integers(1, 10**6), st.integers(0, 10**5), st.integers(0, 3), st.integers(0, 50))
-def test_many_decode_steps_are_priced_at_once_as_one_by_one(
+def test_decode_steps_are_an_arithmetic_series(
     num_decodes: int, context_tokens: int, entries: int, padding: int, ahead: int
 ) -> None:
     model = CostModel(SIMPLE)
     step = Step(num_decodes=num_decodes, context_tokens=context_tokens, table_entries=entries, padding_tokens=padding)
-    slope, result = model.slope(step), model.execute(step)
-    assert slope is not None
+    result, added = model.execute(step), ahead * num_decodes * model.context_token
     step.context_tokens += ahead * num_decodes
-    assert model.execute(step) == tuple(part + ahead * more for part, more in zip(result, slope, strict=True))
+    assert model.execute(step) == result._replace(duration=result.duration + added, attention=result.attention + added)
 
 
-def test_steps_with_prompts_or_moves_have_no_slope() -> None:
-    model, sequence = CostModel(SIMPLE), Sequence(Request(0, 0, 8, 8))
-    assert model.slope(Step(num_decodes=1, prefills=[Chunk(sequence, 4)])) is None
-    assert model.slope(Step(num_decodes=1, ops=BlockOps([Copy(0, 1)]))) is None
+def test_a_model_that_takes_no_time_to_read_has_no_tariff() -> None:
+    assert CostModel(dataclasses.replace(SIMPLE, kv_bytes_per_token=0)).tariff() is None

@@ -1,0 +1,113 @@
+"""When the loop may run, and what happens around it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pagesim.allocators.base import counts_blocks, says
+from pagesim.backend import Backend, Priced, Tariff
+from pagesim.fastlane import exchange
+from pagesim.fastlane.arrivals import NEVER, Arrivals
+from pagesim.fastlane.loop import drive
+from pagesim.fastlane.state import Lane
+from pagesim.recorder import Recorder
+from pagesim.schedulers.base import Scheduler
+from pagesim.sequence import Request
+from pagesim.sources import Numbered
+
+_METHODS: Final = ("plan", "schedule", "commit", "complete", "add", "make_memory")
+
+
+def obstacle(scheduler: Scheduler, backend: Backend, source: object, recorder: Recorder) -> str:
+    """Return what keeps a run out of the fast lane, as a clause; an empty text if nothing does."""
+    policy, allocator = type(scheduler).__name__, scheduler.allocator
+    name = type(allocator).__name__
+    if not says(scheduler, "walk", *_METHODS):
+        return f"{policy} does not say `walk`"
+    if not isinstance(source, Numbered):
+        return "requests follow from answers"
+    if source.obstacle:
+        return source.obstacle
+    if not isinstance(backend, Priced) or backend.tariff() is None:
+        return f"{type(backend).__name__} has no `tariff`"
+    if recorder.watches_pool:
+        return "the pool is looked at block by block"
+    if not scheduler.queues.memory.is_bulk:
+        return f"{name} does not say `bulk`, so it is asked before every token"
+    if source.num_sequences > 1:
+        if not (counts_blocks(allocator) and hasattr(allocator, "fork")):
+            return f"{name} does not say `counts_blocks`, and requests have several sequences"
+        if source.num_sequences > scheduler.limits.max_num_seqs:
+            return "a request needs more seats than there are"
+    return ""
+
+
+class FastLane:
+    """Serves a run as long as numbers suffice.
+
+    Args:
+        scheduler, backend, source, recorder: of a run without an ``obstacle``.
+        max_model_len, truncate, horizon: as the engine takes them.
+
+    Attributes:
+        num_iterations: how many the loop has served.
+    """
+
+    FIRST_PAUSE: Final = 8  # iterations
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        tariff: Tariff,
+        source: Numbered,
+        recorder: Recorder,
+        *,
+        max_model_len: int,
+        truncate: bool,
+        horizon: int | None,
+    ) -> None:
+        queues = scheduler.queues
+        self._arrivals = Arrivals(source, max_model_len, truncate=truncate, can_fork=queues.memory.can_fork)
+        self._lane = Lane(
+            scheduler,
+            recorder,
+            tariff,
+            self._arrivals,
+            counts_blocks=counts_blocks(scheduler.allocator),
+            num_sequences=source.num_sequences,
+            horizon=NEVER if horizon is None else horizon,
+        )
+        queues.waiting.make = self._arrivals.make
+        self._journal = scheduler.journal
+        self._scheduler = scheduler
+        self._source = source
+        self._pause = self.FIRST_PAUSE
+        self._not_before = 0
+        self.num_iterations = 0
+
+    def may_enter(self, pending: Request | None) -> bool:
+        """Return whether the loop can go on now, and whether it is worth it."""
+        journal = self._journal
+        if journal.iterations < self._not_before:
+            return False
+        if not self._scheduler.has_work and pending is None:
+            return False
+        return exchange.can_enter(self._lane)
+
+    def run(self, now: int, pending: Request | None) -> tuple[int, bool]:
+        """Serve from ``now`` on; ``pending`` arrives next.
+
+        Returns the time when somebody else has to decide, or the horizon and True. ``source.position`` says then
+        which request comes next.
+        """
+        lane, before = self._lane, self._journal.iterations
+        exchange.enter(lane, now, len(self._source) if pending is None else pending.id)
+        time = drive(lane, now)
+        exchange.leave(lane, time)
+        self._source.position = lane.coming
+        # Going in and out costs as much as some iterations of the batch: if little was won, wait longer.
+        served = self._journal.iterations - before
+        self.num_iterations += served
+        self._pause = self.FIRST_PAUSE if served > 8 * self._pause else min(2 * self._pause, 512)
+        self._not_before = self._journal.iterations + self._pause
+        return time, lane.is_cut_off
