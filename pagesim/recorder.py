@@ -40,6 +40,7 @@ class Recorder:
         account, journal, scheduler, allocator: what is looked at.
         num_bins: at most this many bins in the timeline; at least half as many once it is full.
         window: first and last tick of the measuring window, where they are known before the run.
+        first_bin: ticks of a bin at the beginning. ``first_bin_of`` saves edges that would be dropped later.
     """
 
     FIRST_BIN: Final = TICKS_PER_SECOND // 1000
@@ -53,6 +54,7 @@ class Recorder:
         *,
         num_bins: int = 1000,
         window: tuple[int, int] | None = None,
+        first_bin: int = FIRST_BIN,
     ) -> None:
         self.account = account
         self.journal = journal
@@ -72,7 +74,7 @@ class Recorder:
         self.refusals: dict[int, str] = {}
         self._window = window
         self._num_bins = num_bins
-        self._bin_width = self.FIRST_BIN
+        self._bin_width = first_bin
         self._edges: list[tuple[int, ...]] = [self._edge(0)]
         self._reason = 0
         self._is_idle = True
@@ -83,6 +85,14 @@ class Recorder:
             self.open_window()
         self.next_mark = self._mark_after()
         journal.ended = self.ended
+
+    @classmethod
+    def first_bin_of(cls, duration: int, num_bins: int) -> int:
+        """Return the width that bins have at least at the end of a run that lasts ``duration`` ticks at least."""
+        width = cls.FIRST_BIN
+        while duration // width + 1 > num_bins:
+            width *= 2
+        return width
 
     @property
     def watches_pool(self) -> bool:

@@ -136,6 +136,7 @@ class Run:
         self.account = Account(self.allocator.pool, self.sizing.num_slots, getattr(self.allocator, "prefixes", None))
         self.scheduler = self._build_scheduler()
         window = _window(self.workload) if config.measure.window == "steady" else None
+        self.memory_log = self._build_memory_log()
         self.recorder = SnapshotRecorder(
             self.account,
             self.journal,
@@ -143,8 +144,9 @@ class Run:
             self.allocator,
             num_bins=config.measure.timeline_bins,
             window=window,
+            first_bin=self._first_bin(),
         )
-        self.memory_log = self.recorder.log = self._build_memory_log()
+        self.recorder.log = self.memory_log
         self.engine = Engine(
             self.scheduler,
             self._build_backend(),
@@ -230,6 +232,15 @@ class Run:
             return None
         arrivals = self.workload.arrivals
         return MemoryLog(num_slots, Recorder.FIRST_BIN, 0 if arrivals is None else int(arrivals[-1]))
+
+    def _first_bin(self) -> int:
+        """Return the width of the first bins: what is known of the run's duration saves the finest ones."""
+        config, arrivals = self.spec.config, self.workload.arrivals
+        if arrivals is None:
+            return Recorder.FIRST_BIN
+        duration = int(arrivals[-1]) if config.horizon is None else min(int(arrivals[-1]), config.horizon)
+        width = Recorder.first_bin_of(duration, config.measure.timeline_bins)
+        return width if self.memory_log is None else min(width, self.memory_log.width)
 
     def build_twin(self) -> Allocator:
         """Return the same allocator over an empty pool."""

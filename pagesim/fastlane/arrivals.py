@@ -77,6 +77,10 @@ class Arrivals:
                 return NEVER
         return self.instants[request - self.first]
 
+    def output(self, request: int) -> int:
+        """Return the output of a request that is in the lists."""
+        return self.outputs[request - self.first]
+
     @property
     def measured(self) -> tuple[int, int]:
         """The requests whose figures are taken: the first, and the first after them."""

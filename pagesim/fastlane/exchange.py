@@ -128,8 +128,8 @@ def leave(lane: Lane, time: int) -> None:
     lane.carried.clear()
     waiting.first, waiting.end, waiting.num_others = lane.head, lane.coming, lane.num_waiting
     admission.refusal = None
-    if len(waiting) and lane.asked_id == waiting[0].id:
-        waiting[0].fits_alone = True
+    if lane.num_waiting and lane.asked_id >= 0 and waiting[len(waiting.front)].id == lane.asked_id:
+        waiting.front[-1].fits_alone = True
     if len(waiting) and lane.refused_id == waiting[0].id and lane.refused_at == lane.generation:
         admission.refusal = (waiting[0], pool.generation, 0)
 

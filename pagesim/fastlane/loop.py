@@ -91,7 +91,7 @@ def drive(lane: Lane, time: int) -> int:
         chunks: list[tuple[int, int, int]] = []
         filling: list[tuple[Record, int, int]] = []
         num_copied = num = more_entries = 0
-        hold, is_refused = LOAD, False
+        hold, is_refused, has_preempted = LOAD, False, False
         for is_decodes_turn in order:
             if is_decodes_turn:
                 if chunks and prompts_first:
@@ -107,12 +107,42 @@ def drive(lane: Lane, time: int) -> int:
                                 partial = rec[LENGTH] % size > 0
                                 need += (n - 1) * (partial if shares else -(-rec[LENGTH] // size))
                     if need > free:
-                        num = -1
-                        break
+                        # Not for all: in the order of admission, with those behind as victims.
+                        if not lane.can_preempt:
+                            num = -1
+                            break
+                        need = 0
+                        for rec in lane.due(clock):
+                            while rec[ID] in running and need >= free:
+                                victim = lane.victim(rec, clock)
+                                if victim is None:  # it is alone, and has outgrown the pool
+                                    break
+                                has_preempted, known = True, None
+                                stored, blocks, never = lane.evict(victim, clock, last_tick)
+                                if victim[END]:
+                                    num_decodes -= 1
+                                    context_base -= stored - clock
+                                    entries -= blocks
+                                    num_measured -= victim[REQUEST].measured
+                                waited -= time
+                                seats -= 1
+                                held -= blocks
+                                free += blocks
+                                live -= stored
+                                internal -= never
+                                generation += 1
+                            if rec[ID] in running:
+                                need += 1
+                        if need > free:
+                            num = -1
+                            break
                 elif ready or clock in due_at:
                     need = 0
                     asked = [rec for rec in due_at.get(clock, ()) if rec[END] > clock]
                     asked += [rec for rec in ready if rec[STORED] >= rec[CAPACITY]]
+                    if asked and prompts_first:  # once asked, the prompts' turn could not be taken again
+                        num = -1
+                        break
                     due_at.pop(clock, None)
                     if asked:
                         if len(asked) > 1:
@@ -186,6 +216,11 @@ def drive(lane: Lane, time: int) -> int:
                     entries += need
                     internal += never_at.pop(clock, 0)
                 num = num_decodes
+                if has_preempted:
+                    hold, is_refused = MEMORY, False
+                    if prompts_first and not num:
+                        num = -1  # everybody had to go: whoever waits may come in, in the same step
+                        break
                 continue
             # Prompts: chunks of those that are half stored, then of those that wait.
             budget = most_tokens if prompts_first else most_tokens - num
@@ -201,6 +236,11 @@ def drive(lane: Lane, time: int) -> int:
                 chunks.append((rec[STORED], tokens, again))
                 filling.append((rec, tokens, again))
                 more_entries += -(-rec[LENGTH] // size) if counts else len(rec[REQUEST].sequences[0].block_table)
+            if has_preempted:
+                if not (num or chunks):
+                    num = -1
+                    break
+                continue
             while num_waiting or front:
                 if seats + n > most_seqs:
                     hold = SEQUENCES
@@ -225,7 +265,7 @@ def drive(lane: Lane, time: int) -> int:
                     head += 1
                     num_waiting -= 1
                     continue
-                is_known = number == asked_id or (request is not None and request.fits_alone)
+                is_known = number == asked_id if request is None else request.fits_alone
                 if request is not None and request.num_preemptions_recompute:
                     lane.journal.lookups_preempted += 1
                 elif is_known:
@@ -249,8 +289,10 @@ def drive(lane: Lane, time: int) -> int:
                             num_waiting -= 1
                         lane.refuse(number, request, f"never fits: an empty pool does not admit {length} tokens")
                         continue
-                    asked_id = refused_id = number
-                    if request is not None:
+                    refused_id = number
+                    if request is None:
+                        asked_id = number
+                    else:
                         request.fits_alone = True
                     refused_at = generation
                     hold, is_refused = MEMORY, True
@@ -358,7 +400,7 @@ def drive(lane: Lane, time: int) -> int:
                 totals.recompute += again
                 overhead += over
                 duration += fill + again + over
-            elif not num_copied:
+            elif not (num_copied or has_preempted):
                 # Steps that are alike: up to the next end, block, arrival or mark.
                 ahead = clock + 1
                 if (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from pagesim.allocators.base import says
 from pagesim.backend import Tariff
 from pagesim.blocks import BlockOps, Copy
 from pagesim.errors import InvariantError
@@ -14,6 +15,7 @@ from pagesim.fastlane.arrivals import Arrivals
 from pagesim.record import REASONS
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Scheduler
+from pagesim.schedulers.victims import Ranked
 from pagesim.sequence import Request, Sequence, SequenceStatus
 
 Record = list[Any]
@@ -237,6 +239,90 @@ class Lane:
         else:
             self.allocator.free(sequence)
 
+    # Preemption
+
+    @property
+    def can_preempt(self) -> bool:
+        """Whether somebody can be preempted without asking for requests: for computing it again, by rank."""
+        preemption = self.scheduler.growth.preemption
+        computes_again = preemption.mode != "swap" or not self.queues.memory.can_swap
+        return (
+            self.counts_blocks
+            and self.num_sequences == 1
+            and computes_again
+            and self.scheduler.admission.rule == "after_swapped"
+            and isinstance(preemption.victim, Ranked)
+            and says(preemption.victim, "rank", "choose")
+        )
+
+    def due(self, clock: int) -> list[Record]:
+        """Return those who need a block for their next token, in the order of admission."""
+        size = self.block_size
+        return [
+            rec
+            for rec in self.running.values()
+            if (
+                not (clock - rec[RESIDUE]) % size if rec[END] else rec[STORED] == rec[LENGTH] and not rec[LENGTH] % size
+            )
+        ]
+
+    def victim(self, rec: Record, clock: int) -> Record | None:
+        """Return who has to go so that ``rec`` can grow: somebody admitted after it, or it; None if it is alone."""
+        order = list(self.running.values())
+        policy = self.scheduler.growth.preemption.victim
+        assert isinstance(policy, Ranked)
+        candidates = order[next(place for place, other in enumerate(order) if other is rec) + 1 :]
+        if not candidates:
+            return rec if len(order) > 1 else None
+
+        def key(other: Record) -> tuple[int, int]:
+            stored, left = num_stored(other, clock), num_left(other, clock)
+            request = other[REQUEST]
+            output = self.arrivals.output(other[ID]) if request is None else request.sequences[0].num_output
+            return policy.rank(stored, output - left, left), other[ID]
+
+        return max(candidates, key=key)
+
+    def evict(self, rec: Record, clock: int, last_tick: int) -> tuple[int, int, int]:
+        """Take the memory of ``rec``; it waits in front of all others.
+
+        Returns its stored tokens, its blocks, and the slots of those that it would never have written.
+        """
+        request: Request = self.make(rec[ID]) if rec[REQUEST] is None else rec[REQUEST]
+        rec[REQUEST] = request
+        sequence, size = request.sequences[0], self.block_size
+        stored, left = num_stored(rec, clock), num_left(rec, clock)
+        final = rec[LENGTH] + rec[OUTPUT] - 1
+        blocks = -(-max(stored, rec[LENGTH] if not rec[END] else 0) // size)
+        if rec[END]:
+            self.ending[rec[END]].remove(rec)
+            self.pace[rec[RESIDUE]] -= 1
+            beyond = final % size
+            if beyond and final - beyond >= stored:
+                self.never_at[clock + final - beyond - stored] -= size - beyond
+        elif rec[STORED] == rec[LENGTH]:
+            self.ready.remove(rec)
+        else:
+            self.prefilling.remove(rec)
+        del self.running[rec[ID]]
+        request.admitted_at = rec[ADMITTED]
+        if rec[STORED] == rec[LENGTH]:
+            request.first_token_at = rec[FIRST]
+            sequence.last_token_at = last_tick if rec[END] else rec[LAST]
+        sequence.num_generated = sequence.num_output - left
+        sequence.num_lost = max(sequence.num_lost, stored)
+        sequence.num_stored = 0
+        if sequence.block_table:
+            self.pool.give(sequence.block_table)
+            sequence.block_table = []
+        self.journal.preemptions_recompute += 1
+        request.num_preemptions_recompute += 1
+        request.fits_alone = False
+        request.requeue()
+        self.queues.preempted[request] = None
+        self.front.appendleft(request)
+        return stored, blocks, max(blocks * size - final, 0)
+
     # The policy, where it is asked
 
     def largest_run(self) -> int:
@@ -388,3 +474,12 @@ def num_stored(rec: Record, clock: int) -> int:
     """Return the stored tokens of a request: of its prompt, or while it decodes at ``clock``."""
     stored: int = rec[STORED]
     return stored + clock - (rec[END] - rec[OUTPUT] + 1) if rec[END] > clock else stored
+
+
+def num_left(rec: Record, clock: int) -> int:
+    """Return how many tokens are still to come, while it decodes at ``clock`` or before."""
+    if rec[END]:
+        left: int = rec[END] - clock
+    else:
+        left = rec[OUTPUT] - (rec[STORED] == rec[LENGTH])  # the end of the prompt gives the first
+    return left

@@ -177,13 +177,10 @@ class Server:
     ) -> Recorder:
         """Serve ``requests`` and return what was recorded."""
 
-        class BinnedRecorder(Recorder):
-            FIRST_BIN = first_bin  # type: ignore[misc]
-
         for request in requests:
             request.oracle = True
-        self.recorder = BinnedRecorder(
-            self.account, self.journal, self.sched, self.alloc, num_bins=num_bins, window=window
+        self.recorder = Recorder(
+            self.account, self.journal, self.sched, self.alloc, num_bins=num_bins, window=window, first_bin=first_bin
         )
         self.engine = Engine(
             self.sched,

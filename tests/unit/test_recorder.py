@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pagesim.backend import FakeBackend
 from pagesim.journal import GapHistogram
 from pagesim.record import INTEGRALS, REQUEST_COLUMNS, STATUSES, Record
+from pagesim.recorder import Recorder
 from pagesim.runs import timeline_table
 from pagesim.sequence import Request
 from pagesim.sources import ClosedSource, OpenSource, RequestFactory
@@ -363,3 +364,20 @@ def test_a_series_of_gaps_counts_as_its_members_do(first: int, slope: int, lengt
     for index in range(length):
         apart.add(first + index * slope, count)
     assert (together.counts, together.maximum) == (apart.counts, apart.maximum)
+
+
+@given(st.integers(1, 30), st.integers(0, 5000), st.integers(0, 2000))
+def test_edges_that_would_be_dropped_need_not_be_taken(num_bins: int, known: int, more: int) -> None:
+    class Milli(Recorder):
+        FIRST_BIN = 1  # type: ignore[misc]
+
+    def edges(first_bin: int) -> tuple[int, list[tuple[int, ...]]]:
+        server = Server(4, 4)
+        recorder = Milli(
+            server.account, server.journal, server.sched, server.alloc, num_bins=num_bins, first_bin=first_bin
+        )
+        recorder.advance(known + more)
+        record = recorder.record(block_bytes=1)
+        return record.bin_width, record.edges
+
+    assert edges(Milli.first_bin_of(known, num_bins)) == edges(1)
