@@ -117,6 +117,8 @@ class Growth:
                 return False
             self.queues.perform(step, ops)
         request.forked = True
+        if parent.has_ended:  # it had its tokens before the request was preempted, and stored the prompt for the others
+            self.queues.memory.discard(parent)
         return True
 
     @staticmethod

@@ -87,4 +87,6 @@ class Preemption:
             return False
         if self.mode == "by_sequences" and len(request.sequences) == 1:
             return False
+        if not request.forked and request.sequences[0].has_ended:
+            return False  # the prompt is with a sequence that does not come along
         return any(sequence.num_stored for sequence in request.sequences)

@@ -8,7 +8,7 @@ from collections.abc import Sequence as Listing
 from functools import partial
 from typing import Any, NamedTuple
 
-from pagesim.allocators.base import Forks, Prefixes, Swaps, grows_by_block
+from pagesim.allocators.base import Forks, Prefixes, Swaps, counts_blocks, grows_by_block
 from pagesim.blocks import BlockOps, BlockPool, SwapIn, SwapOut
 from pagesim.sequence import Request, Sequence
 from pagesim.testing import checks
@@ -71,6 +71,7 @@ class Asked:
         self.can_swap = isinstance(self.allocator, Swaps) and self.pool.host is not None
         self.can_share = isinstance(self.allocator, Prefixes)
         self.grows_by_block = grows_by_block(self.allocator)
+        self.counts_blocks = counts_blocks(self.allocator)
 
     def make(self) -> Any:
         """Return the policy over an empty pool."""
@@ -93,7 +94,14 @@ class Asked:
 
     def allocate(self, sequence: Sequence, num_tokens: int) -> bool:
         """Ask for room for ``num_tokens`` more."""
-        if not self._ask("allocate", [sequence], partial(self.allocator.allocate, sequence, num_tokens)):
+        wanted = max(self.pool.blocks_for(sequence.num_stored + num_tokens) - len(sequence.block_table), 0)
+        wanted += self.writes_to_shared(sequence)
+        if self.counts_blocks and sequence.request.prefix_group is None:
+            call = partial(self.allocator.allocate, sequence, num_tokens)
+            is_granted = self._ask_counted("allocate", sequence, call, wanted)
+        else:
+            is_granted = self._ask("allocate", [sequence], partial(self.allocator.allocate, sequence, num_tokens))
+        if not is_granted:
             return False
         self._check_room(sequence, sequence.num_stored + num_tokens)
         return True
@@ -122,7 +130,15 @@ class Asked:
 
     def fork(self, parent: Sequence, child: Sequence) -> bool:
         """Let ``child`` go on from what ``parent`` has stored."""
-        if not self._ask("fork", [child], partial(self.allocator.fork, parent, child)):
+        call = partial(self.allocator.fork, parent, child)
+        if self.counts_blocks and parent.request.prefix_group is None:
+            shares = bool(getattr(self.allocator, "shares_forks", False))
+            is_granted = self._ask_counted(
+                "fork", child, call, 0 if shares else self.pool.blocks_for(parent.num_stored)
+            )
+        else:
+            is_granted = self._ask("fork", [child], call)
+        if not is_granted:
             return False
         child.num_stored = parent.num_stored
         self._check_room(child, child.num_stored)
@@ -164,7 +180,12 @@ class Asked:
 
     def free(self, sequence: Sequence) -> None:
         """Take a sequence's memory away."""
-        self._ask("free", [sequence], partial(self.allocator.free, sequence))
+        own = sum(self.pool.references(block) == 1 for block in sequence.block_table)
+        call = partial(self.allocator.free, sequence)
+        if self.counts_blocks and sequence.request.prefix_group is None:
+            self._ask_counted("free", sequence, call, -own)
+        else:
+            self._ask("free", [sequence], call)
         table = list(sequence.block_table)
         if table:
             raise RuleError("answer", f"an empty block table of {self.names[sequence]} after free", f"{table}")
@@ -222,6 +243,18 @@ class Asked:
         if not self.plan and generation != self.pool.generation:
             self.contents.poison()
         return True
+
+    def _ask_counted(self, verb: str, sequence: Sequence, function: Callable[[], Any], wanted: int) -> bool:
+        """Call a policy that says ``counts_blocks``: it takes ``wanted`` blocks of the pool, if so many are free."""
+        num_free, num_held = self.pool.num_free, self.pool.num_held
+        is_granted = self._ask(verb, [sequence], function)
+        taken = self.pool.num_held - num_held
+        expected = f"{verb} of {self.names[sequence]} takes {wanted} blocks of the pool: {num_free} are free"
+        if is_granted and taken != wanted:
+            raise RuleError("counts_blocks", expected, f"{taken}")
+        if not is_granted and wanted <= num_free:
+            raise RuleError("counts_blocks", expected, "None")
+        return is_granted
 
     def _check_others(self, verb: str, before: checks.State, changing: set[Sequence]) -> None:
         """A call changes the tables of the sequences that it is about, and what a policy has to do with."""

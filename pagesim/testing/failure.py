@@ -19,6 +19,7 @@ RULES = {
     "INV-12": "swapping out, then in, keeps contents and sharing",
     "bulk": "`bulk = True`: allocate does nothing while the table has room and its last block is not shared",
     "grows_by_block": "`grows_by_block = True`: a full table takes one more block of the pool as long as one is free",
+    "counts_blocks": "`counts_blocks = True`: only as many blocks change hands as tokens need, whichever they are",
     "stable_refusal": "`stable_refusal = True`: what was refused is refused again until a block becomes free",
     "account": "live + cached + reserved + internal + external + free = the pool",
 }

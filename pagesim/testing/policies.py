@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pagesim import plugins
-from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, grows_by_block
+from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, counts_blocks, grows_by_block
 from pagesim.blocks import BlockPool
 from pagesim.errors import PluginError
 
@@ -23,6 +23,7 @@ CAPABILITIES = {
     "Swaps": "swap_out, swap_in: preemption by swapping",
     "Prefixes": "match: prefixes that requests share",
     "grows_by_block": "a full table takes one more block, any one",
+    "counts_blocks": "how many blocks, never which",
 }
 """What a policy may have on top of the two verbs, and what is not tested where it lacks it."""
 
@@ -76,7 +77,8 @@ class Policy:
         """Return which of ``CAPABILITIES`` it has."""
         built = self.build(BlockPool(64, 1, host=BlockPool(64, 1)), max_model_len=8)
         found = [name for name, protocol in _PROTOCOLS.items() if isinstance(built, protocol)]
-        return [*found, "grows_by_block"] if grows_by_block(built) else found
+        said = {"grows_by_block": grows_by_block, "counts_blocks": counts_blocks}
+        return found + [word for word, says_so in said.items() if says_so(built)]
 
     def source(self) -> tuple[list[str], str]:
         """Return (imports, expression) with which a program names the factory."""

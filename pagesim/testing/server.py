@@ -3,14 +3,14 @@
     serve(Doubling, num_blocks=4, block_size=2, scheduler="chunked", requests=[(0, 3, 5), (0, 2, 4)])
 
 Requests are (arrival, prompt, output[, sequences[, estimate[, group]]]), in ticks and tokens; samples of different
-lengths are given as a tuple of outputs. The run is made twice, with and without fast-forwarding. Raises
+lengths are given as a tuple of outputs. The run is made twice, with and without fast-forwarding,
+and twice more on a backend that only prices steps, if it can be served by numbers. Raises
 ContractError, with this call, when a rule is broken.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from collections.abc import Sequence as Listing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 from pagesim import plugins
 from pagesim.account import Account
 from pagesim.allocators.base import Allocator
+from pagesim.backend import Backend
 from pagesim.beams import SeededBeams
 from pagesim.blocks import BlockPool
 from pagesim.engine import Engine
 from pagesim.errors import InvariantError
+from pagesim.fastlane import obstacle
 from pagesim.journal import Journal
 from pagesim.record import Record
 from pagesim.recorder import Recorder
@@ -30,6 +32,7 @@ from pagesim.sequence import Request
 from pagesim.testing import records
 from pagesim.testing.checking import CheckingBackend
 from pagesim.testing.failure import ContractError, RuleError, raised
+from pagesim.testing.listed import Listed, Uneven
 from pagesim.testing.policies import Factory, Policy, source_of
 from pagesim.testing.program import Expression, as_test, call, given
 
@@ -106,6 +109,11 @@ def serve(
         fast, tally = run.run(fast_forward=True)
         slow, _ = _Run(made, written, arrivals).run(fast_forward=False)
         records.same(fast, slow)
+        counted = _Run(made, written, arrivals)
+        if counted.may_be_counted:
+            run = counted
+            slow = _Run(made, written, arrivals).count(fast_forward=False)
+            records.same(counted.count(fast_forward=True), slow)
     except ContractError:
         raise
     except Exception as error:
@@ -144,17 +152,20 @@ class _Run:
         self.backend = CheckingBackend(self.allocator, self.account, self.requests)
         self.engine: Engine | None = None
 
+    @property
+    def may_be_counted(self) -> bool:
+        """Whether the run can be served by numbers."""
+        return not obstacle(self.scheduler, Uneven(), Listed(self.requests), self.recorder)
+
+    def count(self, *, fast_forward: bool) -> Record:
+        """Run to the end without looking at contents: steps are only priced."""
+        self._execute(Uneven(), fast_forward=fast_forward)
+        self._empty()
+        return self.recorder.record(block_bytes=1)
+
     def run(self, *, fast_forward: bool) -> tuple[Record, Counter[str]]:
         """Run to the end; return what was recorded, and what happened."""
-        self.engine = Engine(
-            self.scheduler,
-            self.backend,
-            _Source(self.requests),
-            self.recorder,
-            max_model_len=self.arguments["max_model_len"],
-            fast_forward=fast_forward,
-        )
-        self.engine.run()
+        self._execute(self.backend, fast_forward=fast_forward)
         record = self.recorder.record(block_bytes=1)
         records.causality(record)
         records.one_bucket(record, self.requests)
@@ -164,6 +175,17 @@ class _Run:
         happened |= {f"{reason}_ticks": ticks for reason, ticks in end.reasons.items()}
         happened |= {f"{name}_integral": integral for name, integral in end.integrals.items()}
         return record, Counter(happened)
+
+    def _execute(self, backend: Backend, *, fast_forward: bool) -> None:
+        self.engine = Engine(
+            self.scheduler,
+            backend,
+            Listed(self.requests),
+            self.recorder,
+            max_model_len=self.arguments["max_model_len"],
+            fast_forward=fast_forward,
+        )
+        self.engine.run()
 
     def picture(self) -> str:
         """Return the queues and the pool as text."""
@@ -198,21 +220,6 @@ class _Run:
         left = {name: getattr(account, name) for name in ("live", "useful", "internal", "external", "references")}
         if any(left.values()):
             raise RuleError("INV-11", "nothing left in the account", f"{left}")
-
-
-class _Source:
-    """Requests that are known beforehand."""
-
-    def __init__(self, requests: Listing[Request]) -> None:
-        self.requests = requests
-
-    def initial(self) -> Iterator[Request]:
-        """Yield all of them."""
-        yield from self.requests
-
-    def after(self, request: Request, now: int) -> Request | None:
-        """Nothing follows."""
-        return None
 
 
 def _class(kind: str, named: str | type[Any]) -> Any:

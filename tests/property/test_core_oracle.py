@@ -15,9 +15,10 @@ from pagesim.blocks import Copy
 from pagesim.journal import GapHistogram
 from pagesim.record import INTEGRALS, STATUSES, Record
 from pagesim.sequence import Request
+from pagesim.testing.listed import Listed, Uneven
 from tests.oracle.memory import CountedBlocks, Job, Memory, Runs
 from tests.oracle.serving import Iteration, Rules, Serving
-from tests.support.runs import ALLOCATORS, SCHEDULERS, VICTIMS, NumberedSource, Server
+from tests.support.runs import ALLOCATORS, SCHEDULERS, VICTIMS, Server
 
 
 def duration(step: Iteration) -> int:
@@ -70,37 +71,12 @@ def linear_duration(step: Iteration) -> int:
     return 1 + counted + 4 * prefilled + again + step.padding
 
 
-class LinearBackend:
+class Linear(Uneven):
     """Prices a step like ``linear_duration``, and says so."""
 
-    context_token = 1
-    table_entry = 3
-
-    def tariff(self) -> LinearBackend:
-        """Return itself."""
-        return self
-
-    def decodes(self, num_decodes: int) -> tuple[int, int]:
-        """Return (weights, overhead)."""
-        return 2 * num_decodes, 1
-
     def prompts(self, chunks: Listing[tuple[int, int, int]], num_decodes: int) -> tuple[int, int, int]:
-        """Return (prefill, recompute, overhead)."""
-        return 4 * sum(tokens for _, tokens, _ in chunks), sum(again for *_, again in chunks), 0
-
-    def copies(self, num_blocks: int) -> int:
-        """Return what copies add."""
-        return 5 * num_blocks
-
-    def execute(self, step: Step) -> StepResult:
-        """Price a step."""
-        chunks = [(chunk.sequence.num_stored, chunk.num_tokens, chunk.num_recomputed) for chunk in step.prefills]
-        copied = sum(op.num_blocks for op in step.ops if isinstance(op, Copy))
-        ticks = sum(
-            (*self.decodes(step.num_decodes), *self.prompts(chunks, 0), self.copies(copied), step.padding_tokens)
-        )
-        ticks += step.context_tokens + 3 * step.table_entries
-        return StepResult(ticks, overhead=ticks)
+        """Return what chunks add, wherever they stand in their prompts."""
+        return 4 * sum(size for _, size, _ in chunks), sum(again for *_, again in chunks), 0
 
 
 @dataclass(frozen=True)
@@ -208,7 +184,7 @@ def check(case: Case, *, fast_forward: bool = True, by_numbers: bool = False) ->
         Request(number, arrival, prompt, output, estimate=estimate)
         for number, (arrival, prompt, output, estimate) in enumerate(case.jobs)
     ]
-    backend = LinearBackend() if by_numbers else PricedBackend()
+    backend = Linear() if by_numbers else PricedBackend()
     first, last = case.jobs[0][0], case.jobs[-1][0]
     window = (first, last) if last > first else None
     recorder = server.run(
@@ -220,7 +196,7 @@ def check(case: Case, *, fast_forward: bool = True, by_numbers: bool = False) ->
         num_bins=8,
         first_bin=3,
         fast_forward=fast_forward,
-        source=NumberedSource(requests) if by_numbers else None,
+        source=Listed(requests) if by_numbers else None,
     )
     record = recorder.record(block_bytes=1)
 

@@ -418,3 +418,27 @@ class GrowsByTwo(Paged):
         if ops is not None and 0 < length < len(sequence.block_table) and self.pool.num_free:
             sequence.block_table += self.pool.take(1)
         return ops
+
+
+@breaks("counts_blocks")
+class TakesAPairFirst(Paged):
+    """Says that only numbers of blocks matter, and begins with two where one would do."""
+
+    counts_blocks = True
+    grows_by_block = True
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+        """Take one more for a fresh sequence, where there is one."""
+        is_fresh = not sequence.block_table
+        ops = super().allocate(sequence, num_tokens)
+        if ops is not None and is_fresh and len(sequence.block_table) == 1 and self.pool.num_free:
+            sequence.block_table += self.pool.take(1)
+        return ops
+
+
+@breaks("counts_blocks")
+class CopiesWhatItSaysItShares(Paged):
+    """Says that forks share their blocks, and copies them."""
+
+    counts_blocks = True
+    shares_forks = True

@@ -80,45 +80,6 @@ class ListSource:
         return self._after(request, now)
 
 
-class NumberedSource:
-    """The same requests, such that any of them can be had by its number."""
-
-    window = None
-
-    def __init__(self, requests: Listing[Request]) -> None:
-        self.requests = list(requests)
-        self.position = 0
-        self.num_sequences = max(len(request.sequences) for request in requests)
-        self.obstacle = ""
-        for request in requests:
-            if request.beams is not None or len({sequence.num_output for sequence in request.sequences}) > 1:
-                self.obstacle = "requests differ in more than their lengths"
-            elif len(request.sequences) != self.num_sequences:
-                self.obstacle = "requests differ in the number of their sequences"
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-    def initial(self) -> Iterator[Request]:
-        """Yield all from ``position`` on."""
-        while self.position < len(self.requests):
-            self.position += 1
-            yield self.requests[self.position - 1]
-
-    def after(self, request: Request, now: int) -> Request | None:
-        """Nothing follows."""
-        return None
-
-    def numbers(self, begin: int, end: int) -> tuple[list[int], list[int], list[int]]:
-        """Return arrivals, prompts and outputs."""
-        chosen = self.requests[begin:end]
-        return [r.arrival for r in chosen], [r.prompt_tokens for r in chosen], [r.output_tokens for r in chosen]
-
-    def make(self, index: int) -> Request:
-        """Return the request itself: nobody has touched it if it is asked for."""
-        return self.requests[index]
-
-
 @dataclass
 class Server:
     """A pool, an allocator and a scheduler, ready to be driven by hand or by ``run``."""
