@@ -25,7 +25,7 @@ from pagesim.config import AllocatorConfig, ExperimentConfig
 from pagesim.engine import Engine, Source
 from pagesim.errors import ConfigError, PluginError
 from pagesim.journal import Journal
-from pagesim.memorylog import DEFAULT_MAX_SLOTS, MemoryLog, SnapshotRecorder
+from pagesim.memorylog import DEFAULT_MAX_REQUESTS, DEFAULT_MAX_SLOTS, MemoryLog, SnapshotRecorder
 from pagesim.record import EDGE_COUNTERS, INTEGRALS, STATUSES, Record
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Limits, Scheduler
@@ -222,12 +222,14 @@ class Run:
     def _build_memory_log(self) -> MemoryLog | None:
         """Return what keeps snapshots of the pool: for all runs where the experiment asks for them.
 
-        Where it says nothing, for the first seed of small pools: the page shows one run of each row.
+        Where it says nothing, for the first seed of small pools and not too many requests: the page shows one run of
+        each row.
         """
         config, num_slots = self.spec.config, self.sizing.num_slots
         wanted = config.measure.memory_view
         if wanted is None:
-            wanted = num_slots <= DEFAULT_MAX_SLOTS and self.spec.seed == config.seeds[0]
+            is_small = num_slots <= DEFAULT_MAX_SLOTS and len(self.workload.prompt_tokens) <= DEFAULT_MAX_REQUESTS
+            wanted = is_small and self.spec.seed == config.seeds[0]
         if not wanted:
             return None
         arrivals = self.workload.arrivals

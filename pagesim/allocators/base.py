@@ -19,6 +19,8 @@ Attributes that a policy's class may set (all optional):
   a call. A subclass with one of these methods of its own says it anew.
 - ``stable_refusal = True``: once it has refused a sequence, it refuses it again until a block
   becomes free or is moved, so the scheduler need not ask in every step.
+- ``admits_smaller = True``: what it admits over an empty pool, it admits there with a shorter prompt, estimate and
+  output too, so that not every length has to be tried to tell "not now" from "never".
 - ``default_block_size`` and ``default_watermark``: what a row of an experiment gets if it names none.
 """
 

@@ -29,6 +29,7 @@ class Contiguous:
 
     bulk = True
     stable_refusal = True
+    admits_smaller = True
     contiguous = True
     default_block_size = 1
     default_watermark = 0.0

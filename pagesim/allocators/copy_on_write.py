@@ -24,6 +24,7 @@ class CopyOnWrite:
     counts_blocks = True
     shares_forks = True
     stable_refusal = True
+    admits_smaller = True
 
     def __init__(self, pool: BlockPool, *, pin_prefixes: bool = False) -> None:
         self.pool = pool

@@ -13,6 +13,7 @@ class Paged:
     grows_by_block = True
     counts_blocks = True
     stable_refusal = True
+    admits_smaller = True
 
     def __init__(self, pool: BlockPool) -> None:
         self.pool = pool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Listing
 
-from pagesim.allocators.base import Allocator
+from pagesim.allocators.base import Allocator, says
 from pagesim.sequence import Request, Sequence
 
 
@@ -21,14 +21,31 @@ class Never:
         self._spare: Allocator | None = None  # one that is empty again
         self._answers: dict[tuple[tuple[int, int, int], ...], bool] = {}
         self._probes: dict[int, Request] = {}
+        self._admitted: list[tuple[int, int, int]] = []  # sizes, none of which is within another
 
     def __call__(self, sequences: Listing[Sequence]) -> bool:
         """Return whether admitting ``sequences``, all of one request, can never succeed."""
         sizes = tuple((sequence.num_prefill, sequence.estimate, sequence.num_output) for sequence in sequences)
+        # After a preemption a prompt is longer than its request's: then only the very same sizes are alike.
+        is_plain = len(sizes) == 1 and sizes[0][0] == sequences[0].request.prompt_tokens
+        if is_plain and self._is_within_admitted(sizes[0]):
+            return False
         if sizes not in self._answers:
             # A policy may keep something from before, so only a fresh one can say never.
             self._answers[sizes] = not (self._admits(self._spare, sequences) or self._admits(self._twin(), sequences))
+            if is_plain and not self._answers[sizes] and says(self._spare, "admits_smaller", "allocate"):
+                outer = [admitted for admitted in self._admitted if not _is_within(admitted, sizes[0])]
+                self._admitted = [*outer, sizes[0]]
         return self._answers[sizes]
+
+    def _is_within_admitted(self, sizes: tuple[int, int, int]) -> bool:
+        """Return whether something at least as large in every way has been admitted."""
+        for place, admitted in enumerate(self._admitted):
+            if _is_within(sizes, admitted):
+                if place:  # what was large enough once will be so again
+                    self._admitted.insert(0, self._admitted.pop(place))
+                return True
+        return False
 
     def _admits(self, allocator: Allocator | None, sequences: Listing[Sequence]) -> bool:
         if allocator is None:
@@ -53,3 +70,7 @@ class Never:
         for copy, sequence in zip(probe.sequences, sequences, strict=True):
             copy.num_output, copy.estimate = sequence.num_output, sequence.estimate
         return probe.sequences
+
+
+def _is_within(sizes: tuple[int, int, int], admitted: tuple[int, int, int]) -> bool:
+    return sizes[0] <= admitted[0] and sizes[1] <= admitted[1] and sizes[2] <= admitted[2]

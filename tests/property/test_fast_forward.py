@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ from pagesim.record import Record
 from pagesim.schedulers.chunked import Chunked
 from pagesim.sequence import Request, Sequence
 from pagesim.testing.listed import Listed, Uneven
+from pagesim.testing.records import same
 from tests.support.runs import SCHEDULERS, VICTIMS, Maker, Server
 
 
@@ -144,6 +146,32 @@ def test_inv_10_fast_forwarding_changes_nothing(allocator: str, scheduler: str, 
         assert one is None or asdict(one) == asdict(other)
     assert (fast.peak_running, fast.peak_running_in_window) == (slow.peak_running, slow.peak_running_in_window)
     assert left_behind(server) == left_behind(stepwise)
+
+
+@pytest.mark.parametrize("allocator", sorted(set(MAKERS) - {"plug-in"}))
+@pytest.mark.parametrize("width", [1, 3])
+@settings(max_examples=20 if settings().derandomize else 200)
+@given(seed=st.integers(0, 10_000))
+def test_inv_10_many_steps_at_once_are_as_many_single_ones(allocator: str, width: int, seed: int) -> None:
+    def run() -> tuple[Record, int]:
+        rng = Random(seed)
+        requests = [
+            Request(number, rng.randint(0, 300) * number, rng.randint(1, 30), rng.randint(40, 400), width)
+            for number in range(rng.randint(1, 3))
+        ]
+        requests.sort(key=lambda request: request.id)
+        for before, after in itertools.pairwise(requests):
+            after.arrival = max(before.arrival, after.arrival)
+        server = Server(8000 // 16, 16, MAKERS[allocator], "chunked", max_model_len=500)
+        recorder = server.run(requests, backend=Uneven(), source=Listed(requests), first_bin=rng.choice([100, 10**6]))
+        return recorder.record(block_bytes=1), server.journal.iterations
+
+    together, num_steps = run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pagesim.fastlane.loop.MOST_AT_ONCE", 1)
+        one_by_one, same_number = run()
+    assert num_steps == same_number
+    same(together, one_by_one)
 
 
 def test_inv_11_a_sequence_that_has_ended_gives_the_prompt_back_that_it_stored_again_for_others() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, grows_by_block
+from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, grows_by_block, says
 from pagesim.allocators.contiguous import Contiguous
 from pagesim.allocators.copy_on_write import CopyOnWrite
 from pagesim.allocators.ideal import Ideal
@@ -14,7 +16,7 @@ from pagesim.allocators.paged import Paged
 from pagesim.allocators.swapping import Swapping
 from pagesim.blocks import BlockOps, BlockPool, Copy, SwapIn, SwapOut
 from pagesim.errors import ConfigError, PluginError
-from pagesim.sequence import Sequence
+from pagesim.sequence import Request, Sequence
 from tests.support.runs import ALLOCATORS
 from tests.support.sequences import fork, make_request, make_sequence, store
 
@@ -101,6 +103,27 @@ def test_growing_by_blocks_is_not_inherited_past_an_allocate_of_one_s_own() -> N
     assert grows_by_block(Swapping(BlockPool(1, 1)))
     assert not grows_by_block(TakesTwo(BlockPool(1, 1)))
     assert grows_by_block(SaysSoAnew(BlockPool(1, 1)))
+
+
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
+
+
+@pytest.mark.parametrize("maker", sorted(ALLOCATORS))
+@given(num_blocks=st.integers(1, 60), block_size=st.integers(1, 4), sizes=SIZES, larger=SIZES)
+def test_what_an_empty_pool_admits_it_admits_shorter_too(
+    maker: str, num_blocks: int, block_size: int, sizes: tuple[int, int, int], larger: tuple[int, int, int]
+) -> None:
+    """The law of ``admits_smaller``, which every built-in policy says."""
+
+    def is_admitted(prompt: int, estimate: int, output: int) -> bool:
+        allocator = ALLOCATORS[maker](BlockPool(num_blocks, block_size), 60)
+        assert says(allocator, "admits_smaller", "allocate")
+        request = Request(0, 0, prompt, output, estimate=estimate)
+        request.oracle = True
+        return allocator.allocate(request.sequences[0], prompt) is not None
+
+    if is_admitted(*map(max, sizes, larger)):
+        assert is_admitted(*sizes)
 
 
 # Forks
