@@ -394,7 +394,7 @@ class MeasureConfig(Part):
     memory_view: bool | None = Field(
         default=None,
         description="Whether snapshots of the pool are kept for the page; by default for the first seed, "
-        "of pools of up to 32,768 slots.",
+        "of pools of up to 32,768 slots in runs of up to 10,000 requests.",
     )
 
 

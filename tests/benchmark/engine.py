@@ -26,8 +26,11 @@ from pagesim import experiment_file
 from pagesim.experiment import plan
 from pagesim.runs import Run
 
-RATES: Final = {"low": 0.1, "saturation": 28.0, "overload": 60.0}
-"""Requests per second: a batch of about one, of about 256, and a queue that only grows."""
+RATES: Final = {"low": 0.1, "saturation": 28.0, "overload": 60.0, "scarce": 28.0}
+"""Requests per second: a batch of about one, of about 256, and a queue that only grows. ``scarce`` has a quarter of
+the memory, so that requests are preempted all the time."""
+
+MEMORY: Final = {"scarce": "20 GiB"}
 
 ALLOCATORS: Final[dict[str, dict[str, Any]]] = {
     "max": {"policy": "contiguous", "reserve": "max"},
@@ -37,6 +40,8 @@ ALLOCATORS: Final[dict[str, dict[str, Any]]] = {
     "copy_on_write": {"policy": "copy_on_write"},
     "swapping": {"policy": "swapping"},
 }
+
+SCHEDULERS: Final = ("chunked", "mixed", "prefill_first", "static")
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,10 @@ class Timing:
     peak_mib: float
     iterations: int
     output_tokens: int
+    events: int
     plans: int
     allocator_calls: int
+    path: str
 
 
 def build(case: Case) -> Run:
@@ -71,7 +78,7 @@ def build(case: Case) -> Run:
         "name": "benchmark",
         "model": "llama-2-7b",
         "device": "h200",
-        "memory": {"kv_cache": "80 GiB", "host_kv_cache": "16 GiB"},
+        "memory": {"kv_cache": MEMORY.get(case.load, "80 GiB"), "host_kv_cache": "16 GiB"},
         "workload": {
             "num_requests": case.num_requests,
             "arrivals": {"process": "poisson", "rate": RATES[case.load]},
@@ -97,12 +104,22 @@ def execute(case: Case) -> Timing:
     spent = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     journal = run.journal
-    return Timing(case, spent, peak, journal.iterations, journal.output_tokens, calls["plan"], calls["allocator"])
+    return Timing(
+        case,
+        spent,
+        peak,
+        journal.iterations,
+        journal.output_tokens,
+        calls["event"],
+        calls["plan"],
+        calls["allocator"],
+        run.engine.path,
+    )
 
 
 def _count_calls(run: Run) -> dict[str, int]:
-    """Count how often the scheduler plans and the allocator is asked, from here on."""
-    calls = {"plan": 0, "allocator": 0}
+    """Count events, and how often the scheduler plans and the allocator is asked, from here on."""
+    calls = {"event": 0, "plan": 0, "allocator": 0}
 
     def counted(owner: Any, name: str, kind: str) -> None:
         method = getattr(owner, name)
@@ -113,6 +130,7 @@ def _count_calls(run: Run) -> dict[str, int]:
 
         setattr(owner, name, call)
 
+    counted(run.engine, "_at", "event")
     counted(run.scheduler, "plan", "plan")
     for verb in ("allocate", "free", "fork", "swap_out", "swap_in"):
         if hasattr(run.allocator, verb):
@@ -121,35 +139,39 @@ def _count_calls(run: Run) -> dict[str, int]:
 
 
 def cases(sizes: Iterable[int]) -> list[Case]:
-    """Return the table's rows: allocators and schedulers at saturation, loads and sizes with paged."""
+    """Return the table's rows: everything at the smallest size, the larger ones where there is most to do."""
     sizes = sorted(sizes)
     first = sizes[0]
-    rows = [Case(allocator, "chunked", "saturation", first) for allocator in ALLOCATORS]
-    rows += [Case("paged", scheduler, "saturation", first) for scheduler in ("mixed", "prefill_first", "static")]
-    rows += [Case("paged", "chunked", load, first) for load in ("low", "overload")]
-    rows += [Case(allocator, "chunked", "saturation", first // 4, 4) for allocator in ("copy_on_write", "swapping")]
+    rows = [
+        Case(allocator, scheduler, load, first // 10 if load == "low" else first)
+        for load in RATES
+        for allocator in ALLOCATORS
+        for scheduler in SCHEDULERS
+        if load != "scarce" or allocator in ("paged", "swapping")
+    ]
+    rows += [
+        Case(allocator, "chunked", "saturation", first // 4, 4) for allocator in ("paged", "copy_on_write", "swapping")
+    ]
     rows += [Case("copy_on_write", "chunked", "saturation", max(first // 16, 1), 4, beams=True)]
-    rows += [Case("paged", "chunked", load, first, fast_forward=False) for load in RATES]
-    rows += [Case("paged", "chunked", "saturation", size) for size in sizes[1:]]
+    rows += [replace(case, fast_forward=False) for case in rows]
+    for size in sizes[1:]:
+        rows += [Case(allocator, "chunked", "saturation", size) for allocator in ("paged", "max")]
+        rows += [Case("copy_on_write", "chunked", "saturation", size // 4, 4)]
     return rows
 
 
 def table(timings: list[Timing]) -> Table:
     """Return the table for people."""
     stepwise = {timing.case: timing.cpu_s for timing in timings if not timing.case.fast_forward}
-    shown = Table("allocator", "scheduler", "load", "requests", "samples", "engine", box=None, pad_edge=False)
-    for title in (
-        "x stepwise",
-        "requests/s",
-        "iterations/s",
-        "output tok/s",
-        "peak MiB",
-        "plans/request",
-        "calls/request",
-    ):
+    shown = Table("allocator", "scheduler", "load", "requests", "samples", box=None, pad_edge=False)
+    for title in ("CPU s", "x stepwise", "requests/s", "iterations/s", "output tok/s", "peak MiB"):
         shown.add_column(title, justify="right")
+    for title in ("events", "plans", "calls"):
+        shown.add_column(f"{title}/request", justify="right")
     for timing in timings:
         case, spent = timing.case, max(timing.cpu_s, 1e-9)
+        if not case.fast_forward:
+            continue
         slow = stepwise.get(replace(case, fast_forward=False))
         shown.add_row(
             case.allocator,
@@ -157,14 +179,15 @@ def table(timings: list[Timing]) -> Table:
             case.load,
             f"{case.num_requests:,}",
             f"{case.num_samples} beams" if case.beams else str(case.num_samples),
-            "fast" if case.fast_forward else "stepwise",
+            f"{spent:.2f}",
             "" if slow is None else f"{slow / spent:.1f}",
             f"{case.num_requests / spent:,.0f}",
             f"{timing.iterations / spent:,.0f}",
             f"{timing.output_tokens / spent:,.0f}",
             f"{timing.peak_mib:.0f}",
-            f"{timing.plans / case.num_requests:.2f}",
-            f"{timing.allocator_calls / case.num_requests:.2f}",
+            f"{timing.events / case.num_requests:.4f}",
+            f"{timing.plans / case.num_requests:.4f}",
+            f"{timing.allocator_calls / case.num_requests:.3f}",
         )
     return shown
 
@@ -177,7 +200,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         timings = [pool.apply(execute, (case,)) for case in cases(arguments.requests)]
-    Console(width=180).print(table(timings))
+    Console(width=200).print(table(timings))
     if arguments.json is not None:
         machine = {"python": platform.python_version(), "machine": platform.machine(), "pagesim": pagesim.__version__}
         figures = {"machine": machine, "timings": [asdict(timing) for timing in timings]}
