@@ -197,7 +197,9 @@ def drive(lane: Lane, time: int) -> int:
                                 if over and final < length - over + size:
                                     internal += (n - 1) * (length - over + size - final)
                         else:
-                            entries += lane.enter_due(rec, clock)
+                            entries += rec[SHAPE][0]
+                            if rec[CAPACITY] < length + output - 1:
+                                lane.enter_due(rec, clock)
                         num_decodes += n
                         context_base += n * (length - clock)
                         request = rec[REQUEST]
@@ -248,7 +250,11 @@ def drive(lane: Lane, time: int) -> int:
                 if front:
                     request = front[0]
                     if request is not known:
-                        known, known_sizes = request, lane.sizes(request)
+                        known = request
+                        if request.num_preemptions_recompute:
+                            known_sizes = lane.sizes(request)
+                        else:
+                            known_sizes = request.id, request.prompt_tokens, request.output_tokens
                     number, length, output = known_sizes
                 else:
                     while not prompts[head - first]:
@@ -325,7 +331,9 @@ def drive(lane: Lane, time: int) -> int:
                     generation, is_moved = lane.pool.generation, True
                 tokens = length if length <= budget else budget
                 budget -= tokens
-                again = 0 if request is None else lane.num_again(rec, tokens)
+                again = 0
+                if request is not None and request.num_preemptions_recompute:
+                    again = lane.num_again(rec, tokens)
                 chunks.append((0, tokens, again))
                 filling.append((rec, tokens, again))
                 if tokens < length:
@@ -574,7 +582,12 @@ def drive(lane: Lane, time: int) -> int:
                 if tokens < length:
                     prefilling.remove(rec)
                 rec[LAST] = time
-                if rec[REQUEST] is None or lane.is_first_token(rec, time):
+                request = rec[REQUEST]
+                if (
+                    request is None
+                    or not request.num_preemptions_recompute  # nobody who has tokens stores a prompt again
+                    or lane.is_first_token(rec, time)
+                ):
                     rec[FIRST] = time
                     totals.prompt_tokens += length
                 elif lane.gaps.maximum > longest_gap:

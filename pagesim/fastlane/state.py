@@ -358,16 +358,11 @@ class Lane:
         self.carried.clear()
         return num_copied
 
-    def enter_due(self, rec: Record, clock: int) -> int:
-        """Note when a sequence that decodes outgrows its table; return the entries of that."""
-        sequence = rec[REQUEST].sequences[0]
-        asked = sequence.num_asked
-        entries = len(sequence.block_table)
-        rec[CAPACITY] = entries * self.block_size if asked is None else asked
+    def enter_due(self, rec: Record, clock: int) -> None:
+        """Note when a sequence that decodes outgrows its table, if it does."""
         due = clock + max(rec[CAPACITY] - num_stored(rec, clock), 1)
         if due < rec[END]:
             self.due_at.setdefault(due, []).append(rec)
-        return entries
 
     def shape(self, rec: Record) -> tuple[int, int, int]:
         """Return what a sequence holds: blocks, slots never to be written, slots beyond what was asked for."""
