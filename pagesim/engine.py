@@ -364,7 +364,6 @@ class Engine:
         for request in self.unfinished:
             self._record_end(request)
         while self._pending is not None:
-            self.unfinished.append(self._pending)
             self._record_end(self._pending)
             self._pending = next(self._incoming, None)
 

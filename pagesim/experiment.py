@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +60,16 @@ def check(file: ExperimentFile, specs: Iterable[RunSpec]) -> None:
             Run(spec)
 
 
-def execute(spec: RunSpec, watch: Callable[[int, int], None] | None = None) -> Outcome:
-    """Execute one run. What goes wrong in it comes back as ``failure``: the other runs go on."""
+def execute(spec: RunSpec, watch: Callable[[int, int], None] | None = None, folder: Path | None = None) -> Outcome:
+    """Execute one run. What goes wrong in it comes back as ``failure``: the other runs go on.
+
+    Args:
+        spec: which one.
+        watch: called now and then with (ended requests, simulated ticks).
+        folder: where rows wait in temporary files; the system's by default.
+    """
     try:
-        return Run(spec, watch).execute()
+        return Run(spec, watch, folder).execute()
     except PagesimError as error:
         return Outcome(spec.name, failure=str(error))
     except MemoryError:
@@ -71,16 +78,21 @@ def execute(spec: RunSpec, watch: Callable[[int, int], None] | None = None) -> O
         return Outcome(spec.name, failure=_where_it_broke(error))
 
 
-def execute_all(specs: list[RunSpec], jobs: int, watch: Watch | None = None) -> Iterator[Outcome]:
-    """Execute runs in ``jobs`` processes; yield them as they come."""
+def execute_all(
+    specs: list[RunSpec], writer: ResultsWriter, jobs: int, watch: Watch | None = None
+) -> Iterator[Outcome]:
+    """Execute runs in ``jobs`` processes, each of which writes what its runs give; yield them as they come.
+
+    The outcomes have no tables: those went from the run to the disk, a chunk at a time.
+    """
     if jobs == 1 or len(specs) == 1:
         for spec in specs:
-            yield execute(spec, _watcher(spec, watch))
+            yield _execute_and_write(spec, writer, _watcher(spec, watch))
         return
     import joblib
 
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    yield from parallel(joblib.delayed(execute)(spec) for spec in specs)
+    yield from parallel(joblib.delayed(_execute_and_write)(spec, writer) for spec in specs)
 
 
 def run_experiment(
@@ -124,8 +136,7 @@ def run_experiment(
         manifest={"command": command, "seeds": file.config.seeds, "baseline": baseline(file)},
     )
     with writer:
-        for outcome in execute_all(specs, jobs, watch):
-            _write(writer, outcome)
+        for outcome in execute_all(specs, writer, jobs, watch):
             if on_outcome is not None:
                 on_outcome(outcome)
         results = writer.finish()
@@ -150,10 +161,13 @@ def describe(file: ExperimentFile) -> list[tuple[str, list[tuple[str, str, str]]
     return sections(specs)
 
 
-def _write(writer: ResultsWriter, outcome: Outcome) -> None:
+def _execute_and_write(
+    spec: RunSpec, writer: ResultsWriter, watch: Callable[[int, int], None] | None = None
+) -> Outcome:
+    outcome = execute(spec, watch, writer.folder)
     if outcome.failure:
         writer.fail_run(outcome.name, outcome.failure)
-        return
+        return outcome
     writer.write_run(
         outcome.name,
         outcome.summary,
@@ -169,6 +183,7 @@ def _write(writer: ResultsWriter, outcome: Outcome) -> None:
             "peak_memory_bytes": outcome.peak_memory_bytes,
         },
     )
+    return replace(outcome, requests=(), timeline={}, steps=(), memory={})
 
 
 def _watcher(spec: RunSpec, watch: Watch | None) -> Callable[[int, int], None] | None:

@@ -2,6 +2,8 @@
 
 Shares, rates and means are taken over the measuring window; counts of requests, preemptions and
 bytes over the whole run. A ratio over time is the ratio of the integrals.
+
+Requests are read some at a time, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -11,11 +13,27 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pagesim.record import INTEGRALS, NO_INSTANT, PARTS, REASONS, STATUSES, Record, Snapshot
+from pagesim.numbers import Numbers
+from pagesim.record import (
+    INTEGRALS,
+    NO_INSTANT,
+    PARTS,
+    REASONS,
+    REQUEST_COLUMNS,
+    STATUSES,
+    Record,
+    RequestRows,
+    Snapshot,
+)
 from pagesim.units import TICKS_PER_SECOND
 
 Value = str | int | float | bool | None
 Floats = NDArray[np.float64]
+
+LATENCIES: Final = ("normalized_latency_s_per_token", "ttft_s", "tpot_s", "e2e_s", "queueing_s")
+"""Columns of a request's figures that the summary tells of: means, and of all but the first percentiles."""
+
+PERCENTILES: Final = (50, 90, 99)
 
 OVERLOAD_SHARE: Final = 0.05
 """A queue that grew by more than this share of the window's arrivals says that the load was too high."""
@@ -86,34 +104,40 @@ def throughput(
     """Return what was served per second of the window; goodput counts requests that met the objectives."""
     done = {name: last.counters[name] - first.counters[name] for name in ("finished", "output_tokens", "prompt_tokens")}
     per_second = TICKS_PER_SECOND / span
-    finished_at = record.column("last_token_at")
-    inside = (record.column("status") == STATUSES.index("finished")) & (finished_at > first.time)
-    met = inside & (finished_at <= last.time)
-    if slo_ttft is not None:
-        met &= record.column("first_token_at") - record.column("arrival") <= slo_ttft
-    if slo_tpot is not None:
-        # A one-token output has no TPOT and meets the objective.
-        gaps = np.maximum(record.column("output_tokens") - 1, 1)
-        met &= finished_at - record.column("first_token_at") <= slo_tpot * gaps
+    met = sum(_met(rows, first, last, slo_ttft, slo_tpot) for rows in record.chunks())
     return {
         "throughput_requests_per_s": done["finished"] * per_second,
         "throughput_output_tokens_per_s": done["output_tokens"] * per_second,
         "throughput_total_tokens_per_s": (done["output_tokens"] + done["prompt_tokens"]) * per_second,
-        "goodput_requests_per_s": int(met.sum()) * per_second,
+        "goodput_requests_per_s": met * per_second,
     }
 
 
-def request_figures(record: Record) -> dict[str, NDArray[np.float64]]:
+def _met(rows: RequestRows, first: Snapshot, last: Snapshot, slo_ttft: int | None, slo_tpot: int | None) -> int:
+    """Return how many requests finished in the window and met the objectives."""
+    finished_at = rows.column("last_token_at")
+    inside = (rows.column("status") == STATUSES.index("finished")) & (finished_at > first.time)
+    met = inside & (finished_at <= last.time)
+    if slo_ttft is not None:
+        met &= rows.column("first_token_at") - rows.column("arrival") <= slo_ttft
+    if slo_tpot is not None:
+        # A one-token output has no TPOT and meets the objective.
+        gaps = np.maximum(rows.column("output_tokens") - 1, 1)
+        met &= finished_at - rows.column("first_token_at") <= slo_tpot * gaps
+    return int(met.sum())
+
+
+def request_figures(rows: RequestRows) -> dict[str, NDArray[np.float64]]:
     """Return the columns of a request's row in seconds; NaN where an instant never came."""
 
     def instant(name: str) -> Floats:
-        ticks = record.column(name)
+        ticks = rows.column(name)
         return np.where(ticks == NO_INSTANT, np.nan, ticks / TICKS_PER_SECOND)
 
     arrival, first = instant("arrival"), instant("first_token_at")
-    finished = record.column("status") == STATUSES.index("finished")
+    finished = rows.column("status") == STATUSES.index("finished")
     last = np.where(finished, instant("last_token_at"), np.nan)
-    output = record.column("output_tokens")
+    output = rows.column("output_tokens")
     with np.errstate(invalid="ignore", divide="ignore"):
         tpot = np.where(output > 1, (last - first) / (output - 1), np.nan)
     return {
@@ -128,24 +152,22 @@ def request_figures(record: Record) -> dict[str, NDArray[np.float64]]:
 
 def latency(record: Record, name: str) -> dict[str, Value]:
     """Return the service that requests saw: those that finished, and arrived inside the window."""
-    figures = request_figures(record)
-    chosen = record.column("status") == STATUSES.index("finished")
-    if name != "all":
-        chosen = chosen & (record.column("measured") == 1)
-    result: dict[str, Value] = {
-        "normalized_latency_s_per_token": mean(figures["normalized_latency_s_per_token"][chosen]),
-    }
-    for short, quantiles in (
-        ("ttft", (50, 90, 99)),
-        ("tpot", (50, 90, 99)),
-        ("e2e", (50, 90, 99)),
-        ("queueing", (50, 90, 99)),
-    ):
-        values = figures[f"{short}_s"][chosen]
-        result[f"{short}_mean_s"] = mean(values)
-        result |= {f"{short}_p{q}_s": percentile(values, q) for q in quantiles}
+    columns = {name: Numbers(record.rows.folder) for name in LATENCIES}
+    for rows in record.chunks():
+        chosen = rows.column("status") == STATUSES.index("finished")
+        if name != "all":
+            chosen &= rows.column("measured") == 1
+        figures = request_figures(rows)
+        for column, numbers in columns.items():
+            numbers.extend(figures[column][chosen])
+    result: dict[str, Value] = {"normalized_latency_s_per_token": columns.pop("normalized_latency_s_per_token").mean()}
+    for column, numbers in columns.items():
+        short = column.removesuffix("_s")
+        result[f"{short}_mean_s"] = numbers.mean()
+        found = zip(PERCENTILES, numbers.percentiles(PERCENTILES), strict=True)
+        result |= {f"{short}_p{q}_s": value for q, value in found}
     gaps = record.gaps
-    for q in (50, 90, 99):
+    for q in PERCENTILES:
         gap = gaps.quantile(q / 100)
         result[f"itl_p{q}_s"] = None if gap is None else gap / TICKS_PER_SECOND
     result["itl_max_s"] = gaps.maximum / TICKS_PER_SECOND if gaps.counts else None
@@ -154,11 +176,11 @@ def latency(record: Record, name: str) -> dict[str, Value]:
 
 def counts(record: Record) -> dict[str, Value]:
     """Return the buckets that requests ended in, and the overheads, over the whole run."""
-    status = record.column("status")
     end = record.end.counters
+    buckets = sum(np.bincount(rows.column("status"), minlength=len(STATUSES)) for rows in record.chunks())
     return {
-        **{name: int((status == code).sum()) for code, name in enumerate(STATUSES)},
-        "offered_requests": len(status),
+        **dict(zip(STATUSES, np.asarray(buckets).tolist(), strict=True)),
+        "offered_requests": len(record.rows),
         "preemptions_recompute": end["preemptions_recompute"],
         "preemptions_swap": end["preemptions_swap"],
         "recomputed_tokens": end["recomputed_tokens"],
@@ -197,25 +219,18 @@ def overloaded_by_arrivals(record: Record) -> bool:
 
     For windows that end when the queue is empty again.
     """
-    arrival, admitted = record.column("arrival"), record.column("admitted_at")
-    queued = record.column("status") != STATUSES.index("refused")
-    if not len(arrival):
+    number = len(record.rows)
+    if not number:
         return False
 
-    def num_waiting(tick: int) -> int:
+    def arrival_of(index: int) -> int:
+        return int(record.rows.read(index, index + 1)[0, REQUEST_COLUMNS.index("arrival")])
+
+    def num_waiting(rows: RequestRows, tick: int) -> int:
+        arrival, admitted = rows.column("arrival"), rows.column("admitted_at")
+        queued = rows.column("status") != STATUSES.index("refused")
         return int((queued & (arrival <= tick) & ((admitted == NO_INSTANT) | (admitted > tick))).sum())
 
-    first, last = int(arrival[(len(arrival) - 1) // 10]), int(arrival[-1])
-    return num_waiting(last) - num_waiting(first) > max(OVERLOAD_SHARE * len(arrival), 10)
-
-
-def mean(values: Floats) -> float | None:
-    """Return the mean of the numbers that are there; None if there are none."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else None
-
-
-def percentile(values: Floats, q: float) -> float | None:
-    """Return the q-th percentile (linear interpolation) of the numbers that are there; None if there are none."""
-    there = values[~np.isnan(values)]
-    return float(np.percentile(there, q)) if len(there) else None
+    first, last = arrival_of((number - 1) // 10), arrival_of(number - 1)
+    grown = sum(num_waiting(rows, last) - num_waiting(rows, first) for rows in record.chunks())
+    return grown > max(OVERLOAD_SHARE * number, 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagesim.journal import GapHistogram
+from pagesim.rows import Rows
 
 INTEGRALS: Final = (
     "live",
@@ -79,8 +81,10 @@ REQUEST_COLUMNS: Final = (
     "recomputed_tokens",
     "measured",
     "status",
+    "reason",
 )
-"""Integers of a request's row. An instant that never came is ``NO_INSTANT``; instants are ticks."""
+"""Integers of a request's row. An instant that never came is ``NO_INSTANT``; instants are ticks. A status is a
+place in ``STATUSES``, a reason one in the record's ``reasons``."""
 
 NO_INSTANT: Final = -1
 STATUSES: Final = ("finished", "refused", "unfinished")
@@ -100,6 +104,26 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestRows:
+    """Rows of some requests, in the order of ids.
+
+    Attributes:
+        rows: (requests, len(REQUEST_COLUMNS)).
+        reasons: why requests were refused; the first is empty.
+    """
+
+    rows: NDArray[np.int64]
+    reasons: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """Return one column."""
+        return self.rows[:, REQUEST_COLUMNS.index(name)]
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Everything that was recorded of one run.
 
@@ -112,8 +136,8 @@ class Record:
         peak_running: the largest batch of the whole run, and of the window.
         bin_width: ticks of a timeline bin; ``edges`` are the integrals and the
             ``EDGE_COUNTERS`` at its edges, from 0 on.
-        requests: one row a request, shape (requests, len(REQUEST_COLUMNS)), in the order of ids.
-        refusals: request -> why.
+        rows: one row a request, of the ``REQUEST_COLUMNS``, in the order of ids.
+        reasons: why requests were refused, each reason once; the first is empty.
         gaps: between the tokens of measured requests.
     """
 
@@ -128,10 +152,27 @@ class Record:
     peak_running_in_window: int
     bin_width: int
     edges: list[tuple[int, ...]]
-    requests: NDArray[np.int64]
-    refusals: dict[int, str]
+    rows: Rows
+    reasons: Sequence[str]
     gaps: GapHistogram
 
+    def chunks(self) -> Iterator[RequestRows]:
+        """Yield all requests, some at a time: one chunk at least, which is empty if there are none."""
+        for rows in self.rows.chunks() if len(self.rows) else [self.rows.read(0, 0)]:
+            yield RequestRows(rows, self.reasons)
+
+    @property
+    def requests(self) -> NDArray[np.int64]:
+        """All rows at once, for few requests: (requests, len(REQUEST_COLUMNS))."""
+        return self.rows.read(0, len(self.rows))
+
+    @property
+    def refusals(self) -> dict[int, str]:
+        """Request -> why it was refused, for few requests."""
+        chosen = self.column("reason") > 0
+        ids, reasons = self.column("request")[chosen].tolist(), self.column("reason")[chosen].tolist()
+        return {request: self.reasons[reason] for request, reason in zip(ids, reasons, strict=True)}
+
     def column(self, name: str) -> NDArray[np.int64]:
-        """Return one column of the requests."""
+        """Return one column of all requests, for few of them."""
         return self.requests[:, REQUEST_COLUMNS.index(name)]

@@ -7,10 +7,8 @@ means are differences of snapshots. When there are too many bins, every other ed
 
 from __future__ import annotations
 
-from array import array
+from pathlib import Path
 from typing import Final
-
-import numpy as np
 
 from pagesim.account import Account
 from pagesim.allocators.base import Allocator
@@ -28,6 +26,7 @@ from pagesim.record import (
     Record,
     Snapshot,
 )
+from pagesim.rows import InOrder, Rows
 from pagesim.schedulers.base import Scheduler
 from pagesim.sequence import Request, SequenceStatus
 from pagesim.units import TICKS_PER_SECOND
@@ -41,6 +40,7 @@ class Recorder:
         num_bins: at most this many bins in the timeline; at least half as many once it is full.
         window: first and last tick of the measuring window, where they are known before the run.
         first_bin: ticks of a bin at the beginning. ``first_bin_of`` saves edges that would be dropped later.
+        folder: where the rows of many requests wait in a temporary file; the system's by default.
     """
 
     FIRST_BIN: Final = TICKS_PER_SECOND // 1000
@@ -55,6 +55,7 @@ class Recorder:
         num_bins: int = 1000,
         window: tuple[int, int] | None = None,
         first_bin: int = FIRST_BIN,
+        folder: Path | None = None,
     ) -> None:
         self.account = account
         self.journal = journal
@@ -69,9 +70,9 @@ class Recorder:
         self.peak_in_window = 0
         self.window_opened: Snapshot | None = None
         self.window_closed: Snapshot | None = None
-        self._rows = array("q")
-        self.add_row = self._rows.extend  # called with the integers of ``REQUEST_COLUMNS``
-        self.refusals: dict[int, str] = {}
+        self.rows = InOrder(Rows(len(REQUEST_COLUMNS), folder))
+        self.add_row = self.rows.add  # called with the integers of ``REQUEST_COLUMNS``
+        self.refusals = {"": 0}
         self._window = window
         self._num_bins = num_bins
         self._bin_width = first_bin
@@ -224,11 +225,9 @@ class Recorder:
 
     def ended(self, request: Request) -> None:
         """Keep the row of a request that has finished, was refused, or was cut off."""
-        if request.status is SequenceStatus.REFUSED:
-            self.refusals[request.id] = request.reason
-        finished = request.status is SequenceStatus.FINISHED
-        status = "finished" if finished else "refused" if request.status is SequenceStatus.REFUSED else "unfinished"
-        self._rows.extend(
+        refused = request.status is SequenceStatus.REFUSED
+        status = "finished" if request.status is SequenceStatus.FINISHED else "refused" if refused else "unfinished"
+        self.rows.add(
             (
                 request.id,
                 request.arrival,
@@ -243,6 +242,7 @@ class Recorder:
                 request.num_recomputed,
                 request.measured,
                 STATUSES.index(status),
+                self.refusals.setdefault(request.reason, len(self.refusals)) if refused else 0,
             )
         )
 
@@ -254,7 +254,6 @@ class Recorder:
         if self.time > (len(edges) - 1) * self._bin_width:  # fill the last bin with the last state
             rest = len(edges) * self._bin_width - self.time
             edges.append(self._edge(rest))
-        rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS))
         return Record(
             num_slots=self.account.num_slots,
             block_bytes=block_bytes,
@@ -267,8 +266,8 @@ class Recorder:
             peak_running_in_window=self.peak_in_window,
             bin_width=self._bin_width,
             edges=edges,
-            requests=rows[np.argsort(rows[:, 0], kind="stable")],
-            refusals=self.refusals,
+            rows=self.rows.finish(),
+            reasons=list(self.refusals),
             gaps=self.journal.gaps,
         )
 

@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pagesim.engine import Engine, Source
 from pagesim.errors import ConfigError, PluginError
 from pagesim.journal import Journal
 from pagesim.memorylog import DEFAULT_MAX_REQUESTS, DEFAULT_MAX_SLOTS, MemoryLog, SnapshotRecorder
-from pagesim.record import EDGE_COUNTERS, INTEGRALS, STATUSES, Record
+from pagesim.record import EDGE_COUNTERS, INTEGRALS, STATUSES, Record, RequestRows
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Limits, Scheduler
 from pagesim.sizing import DTYPE_BYTES, size_memory, size_pool
@@ -35,7 +35,8 @@ from pagesim.steplog import StepLog
 from pagesim.units import TICKS_PER_SECOND
 from pagesim.workload import Workload, build_workload
 
-Column = NDArray[np.int64] | NDArray[np.float64] | NDArray[np.str_] | list[str]
+Column = NDArray[np.int64] | NDArray[np.float64] | list[str]
+Columns = Mapping[str, Column]
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,16 @@ class RunSpec:
 class Outcome:
     """What a run gives: a row of the summary, and tables.
 
-    ``path`` says how steps were taken. ``summary`` is empty and ``failure`` says why where the run failed.
+    ``requests`` and ``steps`` give the columns of some rows at a time, as often as they are asked. ``path`` says
+    how steps were taken. ``summary`` is empty and ``failure`` says why where the run failed.
     Wall-clock time and memory stand apart, for they vary from run to run.
     """
 
     name: str
     summary: dict[str, Any] = field(default_factory=dict)
-    requests: dict[str, Column] = field(default_factory=dict)
-    timeline: dict[str, Column] = field(default_factory=dict)
-    steps: dict[str, Any] = field(default_factory=dict)
+    requests: Iterable[Columns] = ()
+    timeline: Columns = field(default_factory=dict)
+    steps: Iterable[Columns] = ()
     memory: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
     path: str = ""
@@ -115,12 +117,15 @@ class Run:
     Args:
         spec: which one.
         watch: called now and then with (ended requests, simulated ticks).
+        folder: where rows wait in temporary files; the system's by default.
 
     Raises:
         ConfigError, PluginError: where the row, the sizes or the policies do not go together.
     """
 
-    def __init__(self, spec: RunSpec, watch: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self, spec: RunSpec, watch: Callable[[int, int], None] | None = None, folder: Path | None = None
+    ) -> None:
         config, row = spec.config, spec.row
         self.spec = spec
         self.policies = resolve_policies(spec)
@@ -145,6 +150,7 @@ class Run:
             num_bins=config.measure.timeline_bins,
             window=window,
             first_bin=self._first_bin(),
+            folder=folder,
         )
         self.recorder.log = self.memory_log
         self.engine = Engine(
@@ -158,7 +164,7 @@ class Run:
             watch=watch,
         )
         keeps_steps = config.measure.steps or getattr(self.engine.backend, "measures", False)
-        self.step_log = StepLog(self.scheduler) if keeps_steps else None
+        self.step_log = StepLog(self.scheduler, folder) if keeps_steps else None
         if self.step_log is not None:
             self.engine.on_step = self.step_log.note
 
@@ -180,9 +186,9 @@ class Run:
         return Outcome(
             name=self.spec.name,
             summary=summary,
-            requests=request_table(record),
+            requests=RequestTable(record),
             timeline=timeline_table(record),
-            steps={} if self.step_log is None else dict(self.step_log.table()),
+            steps=() if self.step_log is None else self.step_log,
             memory={} if self.memory_log is None else self.memory_log.table(),
             digest=self.workload.digest,
             path=self.engine.path,
@@ -338,28 +344,36 @@ def _window(workload: Workload) -> tuple[int, int] | None:
     return (first, last) if last > first else None
 
 
-def request_table(record: Record) -> dict[str, Column]:
-    """Return the columns of ``requests.parquet``, one row a request, in the order of arrival."""
-    identifiers = record.column("request")
-    status = record.column("status")
-    figures = metrics.request_figures(record)
+@dataclass(frozen=True)
+class RequestTable:
+    """``requests.parquet``, some rows at a time: one row a request, in the order of arrival."""
+
+    record: Record
+
+    def __iter__(self) -> Iterator[Columns]:
+        """Yield the columns of one row group after the other."""
+        return map(_request_columns, self.record.chunks())
+
+
+def _request_columns(rows: RequestRows) -> Columns:
+    figures = metrics.request_figures(rows)
     return {
-        "request": identifiers,
+        "request": rows.column("request"),
         "arrival_s": figures.pop("arrival_s"),
-        "prompt_tokens": record.column("prompt_tokens"),
-        "output_tokens": record.column("output_tokens"),
-        "num_sequences": record.column("num_sequences"),
-        "status": np.array(STATUSES)[status],
-        "reason": [record.refusals.get(int(request), "") for request in identifiers],
-        "measured": record.column("measured"),
+        "prompt_tokens": rows.column("prompt_tokens"),
+        "output_tokens": rows.column("output_tokens"),
+        "num_sequences": rows.column("num_sequences"),
+        "status": [STATUSES[code] for code in rows.column("status").tolist()],
+        "reason": [rows.reasons[reason] for reason in rows.column("reason").tolist()],
+        "measured": rows.column("measured"),
         **figures,
-        "preemptions_recompute": record.column("preemptions_recompute"),
-        "preemptions_swap": record.column("preemptions_swap"),
-        "recomputed_tokens": record.column("recomputed_tokens"),
+        "preemptions_recompute": rows.column("preemptions_recompute"),
+        "preemptions_swap": rows.column("preemptions_swap"),
+        "recomputed_tokens": rows.column("recomputed_tokens"),
     }
 
 
-def timeline_table(record: Record) -> dict[str, Column]:
+def timeline_table(record: Record) -> Columns:
     """Return the columns of ``timeline.parquet``: exact means over equal bins.
 
     The account as shares of the pool; queues in requests; what was counted per second, or in blocks a bin.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pagesim.backend import Step, StepResult
 from pagesim.blocks import Copy, SwapIn, SwapOut
 from pagesim.record import PARTS
+from pagesim.rows import Rows
 from pagesim.schedulers.base import Scheduler
 from pagesim.units import TICKS_PER_SECOND
 
@@ -37,20 +39,24 @@ COLUMNS: Final = (*TIMES, *COUNTS)
 """The columns of ``steps.parquet``: times in seconds, which give the ticks back when they are rounded to them."""
 
 
+Columns = dict[str, NDArray[np.int64] | NDArray[np.float64]]
+
+
 class StepLog:
     """Keeps the steps of one run. ``note`` is what an engine's ``on_step`` calls.
 
     Args:
         scheduler: of the engine, for its queues and counters.
+        folder: where many steps wait in a temporary file; the system's by default.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, folder: Path | None = None) -> None:
         self._scheduler = scheduler
-        self._rows = array("q")
+        self._rows = Rows(len(COLUMNS), folder)
         self._preemptions = (0, 0)
 
     def __len__(self) -> int:
-        return len(self._rows) // len(COLUMNS)
+        return len(self._rows)
 
     def note(self, step: Step, result: StepResult, now: int) -> None:
         """Keep a step that begins now."""
@@ -60,7 +66,7 @@ class StepLog:
             moved[type(op)] += op.num_blocks
         preemptions = journal.preemptions_recompute, journal.preemptions_swap
         before, self._preemptions = self._preemptions, preemptions
-        self._rows.extend(
+        self._rows.append(
             (
                 now,
                 result.duration,
@@ -84,11 +90,19 @@ class StepLog:
             )
         )
 
-    def table(self) -> dict[str, NDArray[np.int64] | NDArray[np.float64]]:
-        """Return the columns, one row a step in the order of time."""
-        rows = np.array(self._rows, np.int64).reshape(-1, len(COLUMNS))
-        columns: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {}
-        for index, name in enumerate(COLUMNS):
-            values: NDArray[np.int64] = rows[:, index]
-            columns[name] = values / TICKS_PER_SECOND if name in TIMES else values
-        return columns
+    def __iter__(self) -> Iterator[Columns]:
+        """Yield the columns of some steps at a time, one row a step in the order of time."""
+        for rows in self._rows.chunks():
+            yield _columns(rows)
+
+    def table(self) -> Columns:
+        """Return the columns of all steps."""
+        return _columns(self._rows.read(0, len(self)))
+
+
+def _columns(rows: NDArray[np.int64]) -> Columns:
+    columns: Columns = {}
+    for index, name in enumerate(COLUMNS):
+        values: NDArray[np.int64] = rows[:, index]
+        columns[name] = values / TICKS_PER_SECOND if name in TIMES else values
+    return columns

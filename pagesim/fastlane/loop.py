@@ -687,6 +687,7 @@ def drive(lane: Lane, time: int) -> int:
                                 0,
                                 is_measured,
                                 0,
+                                0,
                             )
                         )
                         totals.finished += 1
@@ -702,7 +703,7 @@ def drive(lane: Lane, time: int) -> int:
                             add_rows(
                                 (
                                     *(number, request.arrival, request.prompt_tokens, request.output_tokens, 1),
-                                    *(rec[ADMITTED], rec[FIRST], time, 0, 0, 0, request.measured, 0),
+                                    *(rec[ADMITTED], rec[FIRST], time, 0, 0, 0, request.measured, 0, 0),
                                 )
                             )
                             totals.finished += 1

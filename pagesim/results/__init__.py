@@ -13,6 +13,6 @@ from __future__ import annotations
 
 from pagesim.results.columns import SUMMARY_COLUMNS
 from pagesim.results.reader import Results
-from pagesim.results.writer import ResultsWriter
+from pagesim.results.writer import ResultsWriter, Table
 
-__all__ = ["SUMMARY_COLUMNS", "Results", "ResultsWriter"]
+__all__ = ["SUMMARY_COLUMNS", "Results", "ResultsWriter", "Table"]

@@ -7,8 +7,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,10 +63,24 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd", version="2.6")
 
 
-def read_parquet(path: Path) -> pa.Table:
-    """Read a table. Raises ConfigError with one sentence if the file is missing or damaged."""
+def write_row_groups(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write tables of equal columns as the row groups of one, whole or not at all; one is in memory at a time."""
+    with whole(path) as temporary, ExitStack() as stack:
+        writer: Any = None
+        for table in tables:
+            if writer is None:
+                writer = pq.ParquetWriter(temporary, table.schema, compression="zstd", version="2.6")
+                stack.enter_context(writer)
+            writer.write_table(table)
+        if writer is None:
+            raise ValueError(f"{path.name}: a table has one row group at least")
+        stack.close()
+
+
+def read_parquet(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """Read a table, or some of its columns. Raises ConfigError with one sentence if it is missing or damaged."""
     try:
-        return pq.read_table(path, partitioning=None)
+        return pq.read_table(path, columns=None if names is None else list(names), partitioning=None)
     except FileNotFoundError:
         raise ConfigError(f"{str(path)!r} is missing") from None
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -78,8 +92,8 @@ def table_of_arrays(columns: Mapping[str, Any]) -> pa.Table:
     """Return columns of equal length as a table: numbers, booleans, text or bytes, in the order given."""
     arrays = {}
     for name, values in columns.items():
-        if isinstance(values, list) and values and isinstance(values[0], bytes):
-            arrays[name] = pa.array(values, pa.binary())
+        if isinstance(values, list) and values and isinstance(values[0], bytes | str):
+            arrays[name] = pa.array(values, pa.binary() if isinstance(values[0], bytes) else pa.string())
             continue
         array = np.asarray(values)
         is_text = array.dtype.kind in "OUS"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from pagesim.errors import ConfigError
 from pagesim.experiment_file.document import parse
 from pagesim.plugins import nearest
 from pagesim.results import columns, files, layout
 from pagesim.results.folders import known_names, latest_of, read_manifest
+
+if TYPE_CHECKING:  # it takes long to load, and a worker that executes runs needs none of it
+    import pandas as pd
 
 
 class Results:
@@ -120,12 +122,16 @@ class Results:
             return _frame(files.table_of_rows(rows, names, columns.IDENTITY | columns.FIGURES))
         return _frame(files.read_parquet(self.folder / layout.SUMMARY_PARQUET))
 
-    def requests(self, run: str | None = None) -> pd.DataFrame:
+    def requests(self, run: str | None = None, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Return one row a request, of one run or of all that are done; ``run`` and what it is of come first.
+
+        Args:
+            run: its name; None: all.
+            names: of the columns that are wanted, which saves the memory of the others; None: all.
 
         Raises ConfigError if there is no such run, or if its file is missing or damaged.
         """
-        return self._table(layout.REQUESTS, run)
+        return self._table(layout.REQUESTS, run, names)
 
     def timeline(self, run: str | None = None) -> pd.DataFrame:
         """Return one row a bin of simulated time, of one run or of all; see ``requests``."""
@@ -145,7 +151,9 @@ class Results:
         """Return whether a run has a table that is kept on request: ``layout.STEPS`` or ``layout.MEMORY``."""
         return (self.folder / layout.RUNS / run / file).is_file()
 
-    def _table(self, file: str, run: str | None) -> pd.DataFrame:
+    def _table(self, file: str, run: str | None, names: Sequence[str] | None = None) -> pd.DataFrame:
+        import pandas as pd
+
         if run is not None and run not in self.runs:
             if run in self.states:
                 raise ConfigError(f"run {run!r} of {self.name} is not done; done: {_some(self.runs)}")
@@ -153,7 +161,7 @@ class Results:
         identity = self.summary.set_index("run")[["allocator", "seed", *self._sweep_columns]]
         parts = []
         for name in self.runs if run is None else [run]:
-            part = _frame(files.read_parquet(self.folder / layout.RUNS / name / file))
+            part = _frame(files.read_parquet(self.folder / layout.RUNS / name / file, names))
             for index, (key, value) in enumerate({"run": name, **dict(identity.loc[name])}.items()):
                 part.insert(index, str(key), value)
             parts.append(part)

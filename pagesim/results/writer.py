@@ -7,15 +7,21 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pagesim.errors import ConfigError
 from pagesim.experiment_file.document import parse
 from pagesim.results import columns, derived, files, host, layout
 from pagesim.results.folders import new_folder, own_folder, point_latest, read_manifest, remove
-from pagesim.results.reader import Results
+
+if TYPE_CHECKING:
+    from pagesim.results.reader import Results
 
 _RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+@-]{0,199}")
+
+
+Table = Mapping[str, Any] | Iterable[Mapping[str, Any]]
+"""Columns of equal length by their names; or such columns for one row group after the other."""
 
 
 class ResultsWriter:
@@ -115,10 +121,10 @@ class ResultsWriter:
         self,
         run: str,
         summary: Mapping[str, Any],
-        requests: Mapping[str, Any],
+        requests: Table,
         timeline: Mapping[str, Any],
         info: Mapping[str, Any] | None = None,
-        steps: Mapping[str, Any] | None = None,
+        steps: Table | None = None,
         memory: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep a finished run.
@@ -126,18 +132,18 @@ class ResultsWriter:
         Args:
             run: one of the planned ones.
             summary: its row of the summary, without ``run``.
-            requests: columns of its requests, in the order of their numbers.
+            requests: columns of its requests, in the order of their numbers; or of some requests at a time.
             timeline: columns of its timeline, in the order of time.
             info: for the manifest: ``workload_digest``, and what varies from run to run such as ``wall_s``.
-            steps: columns of its steps, if they were kept.
+            steps: columns of its steps, if they were kept; or of some steps at a time.
             memory: columns of the snapshots of its pool, if they were kept.
         """
         path = self._run_folder(run)
-        files.write_parquet(path / layout.REQUESTS, files.table_of_arrays(requests))
-        files.write_parquet(path / layout.TIMELINE, files.table_of_arrays(timeline))
-        for name, columns_ in ((layout.STEPS, steps), (layout.MEMORY, memory)):
-            if columns_:
-                files.write_parquet(path / name, files.table_of_arrays(columns_))
+        tables = {layout.REQUESTS: requests, layout.TIMELINE: timeline, layout.STEPS: steps, layout.MEMORY: memory}
+        for name, table in tables.items():
+            if table:
+                parts = [table] if isinstance(table, Mapping) else table
+                files.write_row_groups(path / name, map(files.table_of_arrays, parts))
         row = {"run": run, **summary}
         files.write_json(path / layout.RUN_SUMMARY, {name: files.plain(value) for name, value in row.items()})
         files.write_json(path / layout.RUN_STATE, {**(info or {}), "state": "done"})
@@ -184,6 +190,8 @@ class ResultsWriter:
         if self._link:
             point_latest(self.folder)
         self._finished = True
+        from pagesim.results.reader import Results  # loads pandas, which a run can do without
+
         return Results(self.folder, self._manifest)
 
     def discard(self) -> None:

@@ -24,6 +24,7 @@ from pagesim.record import (
     Record,
     Snapshot,
 )
+from pagesim.rows import Rows
 from pagesim.sequence import Request
 from pagesim.units import TICKS_PER_SECOND
 from tests.support.runs import Server
@@ -57,6 +58,9 @@ def row(**values: int | str) -> list[int]:
 
 def make_record(rows: list[list[int]] | None = None, **values: Any) -> Record:
     """Return a record of a run of 10 seconds over 100 slots."""
+    table = Rows(len(REQUEST_COLUMNS))
+    for numbers in rows or []:
+        table.append(numbers)
     defaults: dict[str, Any] = {
         "num_slots": 100,
         "block_bytes": 1000,
@@ -69,8 +73,8 @@ def make_record(rows: list[list[int]] | None = None, **values: Any) -> Record:
         "peak_running_in_window": 5,
         "bin_width": SECOND,
         "edges": [],
-        "requests": np.array(rows or [], dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS)),
-        "refusals": {},
+        "rows": table,
+        "reasons": [""],
         "gaps": GapHistogram(),
     }
     return Record(**(defaults | values))
@@ -232,7 +236,7 @@ def test_a_run_of_one_token_outputs_has_no_tpot() -> None:
 
 def test_instants_that_never_came_are_nan() -> None:
     rows = [row(status="unfinished", admitted_at=NO_INSTANT, first_token_at=NO_INSTANT, last_token_at=NO_INSTANT)]
-    figures = metrics.request_figures(make_record(rows))
+    figures = metrics.request_figures(next(make_record(rows).chunks()))
     assert all(np.isnan(figures[name]).all() for name in figures if name != "arrival_s")
 
 
@@ -246,23 +250,6 @@ def test_gaps_are_figures_of_every_gap() -> None:
     assert figures["itl_p90_s"] == 100 / SECOND
     assert figures["itl_p99_s"] == 1000 / SECOND
     assert figures["itl_max_s"] == (2**40 + 1) / SECOND
-
-
-@given(values=st.lists(st.floats(0, 1e6), min_size=1, max_size=40), q=st.sampled_from([50.0, 90.0, 99.0]))
-def test_percentiles_interpolate_and_leave_out_what_is_missing(values: list[float], q: float) -> None:
-    missing = np.array([*values, np.nan])
-    ordered = sorted(values)
-    place = (len(values) - 1) * q / 100
-    low = int(place)
-    high = min(low + 1, len(values) - 1)
-    expected = ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-    assert metrics.percentile(missing, q) == pytest.approx(expected)
-    assert metrics.mean(missing) == pytest.approx(sum(values) / len(values))
-
-
-def test_of_nothing_there_is_no_mean_and_no_percentile() -> None:
-    assert metrics.mean(np.array([np.nan])) is None
-    assert metrics.percentile(np.array([]), 50) is None
 
 
 # Counts, limits, time
