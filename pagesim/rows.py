@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pagesim.errors import InvariantError
 
-CHUNK: Final = 1 << 15
+CHUNK: Final = 1 << 14
 """So many rows are read at a time, unless somebody asks for another number."""
 
 Integers = NDArray[np.int64]

@@ -69,8 +69,10 @@ def write_row_groups(path: Path, tables: Iterable[pa.Table]) -> None:
         writer: Any = None
         for table in tables:
             if writer is None:
-                writer = pq.ParquetWriter(temporary, table.schema, compression="zstd", version="2.6")
-                stack.enter_context(writer)
+                # numbers seldom repeat: dictionaries of them would take memory, and no less of the disk
+                texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+                options = {"compression": "zstd", "version": "2.6", "use_dictionary": texts or False}
+                writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema, **options))
             writer.write_table(table)
         if writer is None:
             raise ValueError(f"{path.name}: a table has one row group at least")
