@@ -71,16 +71,21 @@ def _memory(run: Run) -> list[Row]:
 
 def _workload(run: Run) -> list[Row]:
     workload = run.workload
-    lines = [
-        ("requests", f"{len(workload.prompt_tokens)}", f"seed {run.spec.seed}, digest {workload.digest[:12]}"),
-        ("mean prompt", f"{workload.prompt_tokens.mean():.1f} tokens", f"longest {workload.prompt_tokens.max()}"),
-        ("mean output", f"{workload.output_tokens.mean():.1f} tokens", f"longest {workload.output_tokens.max()}"),
-    ]
-    if workload.arrivals is not None and len(workload.arrivals) > 1:
-        span = int(workload.arrivals[-1] - workload.arrivals[0])
-        rate = (len(workload.arrivals) - 1) / (span / 1e12) if span else float("inf")
+    lines = [("requests", f"{len(workload)}", f"seed {run.spec.seed}, digest {workload.digest[:12]}")]
+    too_long = 0
+    sums, longest = {"prompt": 0, "output": 0}, {"prompt": 0, "output": 0}
+    for chunk in workload.chunks():
+        for what, tokens in (("prompt", chunk.prompt_tokens), ("output", chunk.output_tokens)):
+            sums[what] += int(tokens.sum())
+            longest[what] = max(longest[what], int(tokens.max()))
+        limit = run.spec.config.scheduler.max_model_len
+        too_long += int((chunk.prompt_tokens + chunk.output_tokens > limit).sum())
+    for what, total in sums.items():
+        lines.append((f"mean {what}", f"{total / len(workload):.1f} tokens", f"longest {longest[what]}"))
+    if workload.arrival_marks is not None and len(workload) > 1:
+        span = workload.arrival_marks[-1] - workload.arrival_marks[0]
+        rate = (len(workload) - 1) / (span / 1e12) if span else float("inf")
         lines.append(("arrivals", f"over {format_time(span)}", f"{rate:.3g} requests/s"))
-    too_long = (workload.prompt_tokens + workload.output_tokens > run.spec.config.scheduler.max_model_len).sum()
     if too_long:
         lines.append(("too long", f"{too_long} requests", f"scheduler.too_long: {run.spec.config.scheduler.too_long}"))
     return lines

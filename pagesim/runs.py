@@ -140,7 +140,7 @@ class Run:
         self.journal = Journal()
         self.account = Account(self.allocator.pool, self.sizing.num_slots, getattr(self.allocator, "prefixes", None))
         self.scheduler = self._build_scheduler()
-        window = _window(self.workload) if config.measure.window == "steady" else None
+        window = self.workload.steady_window if config.measure.window == "steady" else None
         self.memory_log = self._build_memory_log()
         self.recorder = SnapshotRecorder(
             self.account,
@@ -238,15 +238,15 @@ class Run:
             wanted = is_small and self.spec.seed == config.seeds[0]
         if not wanted:
             return None
-        arrivals = self.workload.arrivals
-        return MemoryLog(num_slots, Recorder.FIRST_BIN, 0 if arrivals is None else int(arrivals[-1]))
+        marks = self.workload.arrival_marks
+        return MemoryLog(num_slots, Recorder.FIRST_BIN, 0 if marks is None else marks[-1])
 
     def _first_bin(self) -> int:
         """Return the width of the first bins: what is known of the run's duration saves the finest ones."""
-        config, arrivals = self.spec.config, self.workload.arrivals
-        if arrivals is None:
+        config, marks = self.spec.config, self.workload.arrival_marks
+        if marks is None:
             return Recorder.FIRST_BIN
-        duration = int(arrivals[-1]) if config.horizon is None else min(int(arrivals[-1]), config.horizon)
+        duration = marks[-1] if config.horizon is None else min(marks[-1], config.horizon)
         width = Recorder.first_bin_of(duration, config.measure.timeline_bins)
         return width if self.memory_log is None else min(width, self.memory_log.width)
 
@@ -314,7 +314,7 @@ class Run:
             )
         beams = SeededBeams(self.spec.seed, sampling.divergence) if sampling.beam_width else None
         factory = RequestFactory(self.workload, num_sequences=num_sequences, beams=beams, oracle=self.is_oracle)
-        if self.workload.closed_loop is None:
+        if not self.workload.is_closed:
             return OpenSource(factory, window)
         recorder = self.recorder
         if self.spec.config.measure.window == "all":
@@ -331,17 +331,8 @@ class Run:
 
 
 def workload_of(spec: RunSpec) -> Workload:
-    """Return the workload: the same arrays for every allocator of a point and seed."""
+    """Return the workload: the same requests for every allocator of a point and seed."""
     return build_workload(spec.config.workload, spec.seed, spec.base_dir)
-
-
-def _window(workload: Workload) -> tuple[int, int] | None:
-    """Return first and last tick of the steady window of an open workload, None if it spans no time."""
-    if workload.arrivals is None:
-        return None
-    first = int(workload.arrivals[math.ceil(0.1 * len(workload.arrivals)) - 1])
-    last = int(workload.arrivals[-1])
-    return (first, last) if last > first else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Turns the arrays of a workload into requests, one at a time: every allocator sees the same ones."""
+"""Turns the chunks of a workload into requests, one at a time: every allocator sees the same ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 from pagesim.sequence import BeamModel, Request
-from pagesim.workload import Workload
+from pagesim.workload import Access, Chunk, Workload
 
 Numbers = tuple[list[int], list[int], list[int]]
 """Arrivals in ticks, prompts and outputs in tokens."""
@@ -43,7 +43,7 @@ class RequestFactory:
     """Makes the i-th request of a workload.
 
     Args:
-        workload: the arrays.
+        workload: is read a chunk at a time; any request can be had, and the next one soon.
         num_sequences: parallel samples or beams of each request.
         beams: how beams survive; None: the sequences are parallel samples.
         oracle: whether a policy of the run may read the future.
@@ -61,41 +61,59 @@ class RequestFactory:
         self.beams = beams
         self.num_sequences = num_sequences
         self.oracle = oracle
+        self._chunks = Access(workload)
 
     def __len__(self) -> int:
-        return len(self.workload.prompt_tokens)
+        return len(self.workload)
 
     @property
     def obstacle(self) -> str:
         """What tells a request from others beside its arrival and its lengths; an empty text: nothing."""
         if self.beams is not None:
             return "beams survive one token at a time"
-        if self.workload.prefix_groups is not None:
+        columns = self.workload.column_names
+        if "prefix_groups" in columns:
             return "requests share prefixes"
-        if self.workload.sample_output_tokens is not None:
+        if "sample_output_tokens" in columns:
             return "a request's sequences have lengths of their own"
         return ""
 
     def make(self, index: int, arrival: int, *, measured: bool) -> Request:
         """Return request ``index``, arriving at tick ``arrival``."""
-        workload = self.workload
+        chunk = self._chunks[index]
+        place = index - chunk.first
         request = Request(
             index,
             arrival,
-            int(workload.prompt_tokens[index]),
-            int(workload.output_tokens[index]),
+            int(chunk.prompt_tokens[place]),
+            int(chunk.output_tokens[place]),
             self.num_sequences,
-            int(workload.estimates[index]),
+            int(chunk.estimates[place]),
         )
         request.oracle = self.oracle
         request.measured = measured
         request.beams = self.beams
-        if workload.prefix_groups is not None:
-            request.prefix_group = int(workload.prefix_groups[index])
-            request.prefix_tokens = workload.prefix_tokens
-        if workload.sample_output_tokens is not None:
-            request.give_lengths(workload.sample_output_tokens[index].tolist())
+        if chunk.prefix_groups is not None:
+            request.prefix_group = int(chunk.prefix_groups[place])
+            request.prefix_tokens = self.workload.prefix_tokens
+        if chunk.sample_output_tokens is not None:
+            request.give_lengths(chunk.sample_output_tokens[place].tolist())
         return request
+
+    def time_of(self, index: int) -> int:
+        """Return the arrival of request ``index``; in a closed loop the think time before it."""
+        chunk = self._chunks[index]
+        times = chunk.think_times if chunk.arrivals is None else chunk.arrivals
+        assert times is not None
+        return int(times[index - chunk.first])
+
+    def chunks(self, begin: int, end: int) -> Iterator[Chunk]:
+        """Yield the requests from ``begin`` up to ``end``."""
+        while begin < end:
+            chunk = self._chunks[begin]
+            until = min(end, chunk.first + len(chunk))
+            yield chunk.cut(begin - chunk.first, until - chunk.first)
+            begin = until
 
 
 class OpenSource:
@@ -110,13 +128,12 @@ class OpenSource:
     """
 
     def __init__(self, factory: RequestFactory, window: tuple[int, int] | None) -> None:
-        if factory.workload.arrivals is None:
+        if factory.workload.is_closed:
             raise ValueError("an open workload has arrival times")
         self.factory = factory
         self.position = 0
         self.num_sequences = factory.num_sequences
         self.obstacle = factory.obstacle
-        self._arrivals = factory.workload.arrivals
         self.window = window
 
     def initial(self) -> Iterator[Request]:
@@ -130,14 +147,16 @@ class OpenSource:
 
     def numbers(self, begin: int, end: int) -> Numbers:
         """Return arrivals, prompts and outputs of the requests from ``begin`` up to ``end``."""
-        workload = self.factory.workload
-        columns = (self._arrivals, workload.prompt_tokens, workload.output_tokens)
-        arrivals, prompts, outputs = (column[begin:end].tolist() for column in columns)
-        return arrivals, prompts, outputs
+        found: Numbers = [], [], []
+        for chunk in self.factory.chunks(begin, end):
+            assert chunk.arrivals is not None
+            for numbers, column in zip(found, (chunk.arrivals, chunk.prompt_tokens, chunk.output_tokens), strict=True):
+                numbers += column.tolist()
+        return found
 
     def make(self, index: int) -> Request:
         """Return request ``index``."""
-        arrival = int(self._arrivals[index])
+        arrival = self.factory.time_of(index)
         first, last = self.window or (0, 2**63)
         return self.factory.make(index, arrival, measured=first <= arrival <= last)
 
@@ -158,10 +177,9 @@ class ClosedSource:
     def __init__(
         self, factory: RequestFactory, is_measuring: Callable[[], bool], on_progress: Callable[[int, bool], None]
     ) -> None:
-        if factory.workload.closed_loop is None:
+        if not factory.workload.is_closed:
             raise ValueError("a closed workload has clients")
         self._factory = factory
-        self._loop = factory.workload.closed_loop
         self._is_measuring = is_measuring
         self._on_progress = on_progress
         self._next = 0
@@ -169,7 +187,7 @@ class ClosedSource:
 
     def initial(self) -> Iterator[Request]:
         """Yield each client's first request, all at the start."""
-        for index in range(min(self._loop.num_clients, len(self._factory))):
+        for index in range(min(self._factory.workload.num_clients, len(self._factory))):
             self._next = index + 1
             yield self._factory.make(index, 0, measured=self._is_measuring())
 
@@ -182,4 +200,4 @@ class ClosedSource:
             return None
         index = self._next
         self._next += 1
-        return self._factory.make(index, now + int(self._loop.think_times[index]), measured=self._is_measuring())
+        return self._factory.make(index, now + self._factory.time_of(index), measured=self._is_measuring())

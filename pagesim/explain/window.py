@@ -116,7 +116,8 @@ def life(spec: RunSpec, identifier: int) -> Life:
     workload = run.workload
     if not 0 <= identifier < len(workload):
         raise ConfigError(f"--request {identifier}: the workload has requests 0 to {len(workload) - 1}")
-    arrival = 0 if workload.arrivals is None else int(workload.arrivals[identifier])
+    arrivals = workload.whole().arrivals
+    arrival = 0 if arrivals is None else int(arrivals[identifier])
     biographer = Biographer(run.engine, identifier, Needs(run.allocator, run.build_twin), arrival)
     return live(run.engine, biographer, spec.name)
 

@@ -7,11 +7,14 @@ An open process has ``sample``, a closed one has ``clients``:
         def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]: ...
 
 A class that takes the keyword ``recorded`` is given the arrivals of the workload's trace.
+
+A process whose gaps are independent of one another may draw them alone, in ``gaps``: it is then asked for some
+requests at a time, and their arrivals are never all in memory.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,18 @@ class OpenProcess(Protocol):
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return (count,) ticks, non-decreasing, from 0. A larger count starts with the same ones."""
+        ...
+
+
+@runtime_checkable
+class Gaps(Protocol):
+    """Requests arrive at independent gaps."""
+
+    def gaps(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return (count,) gaps in seconds, the first one before the first request.
+
+        Two calls with one generator give what one call gives; ``sample`` is their sum, tick for tick.
+        """
         ...
 
 
@@ -53,7 +68,11 @@ class Poisson:
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return (count,) ticks."""
-        return _cumulate(rng.standard_exponential(count) / self.rate)
+        return cumulate(self.gaps(count, rng))
+
+    def gaps(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return (count,) gaps in seconds."""
+        return rng.standard_exponential(count) / self.rate
 
 
 class Gamma:
@@ -70,8 +89,12 @@ class Gamma:
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return (count,) ticks."""
+        return cumulate(self.gaps(count, rng))
+
+    def gaps(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return (count,) gaps in seconds."""
         shape = 1 / self.cv**2
-        return _cumulate(rng.standard_gamma(shape, count) / (shape * self.rate))
+        return rng.standard_gamma(shape, count) / (shape * self.rate)
 
 
 class Constant:
@@ -86,7 +109,11 @@ class Constant:
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return (count,) ticks; nothing is drawn."""
-        return _cumulate(np.full(count, 1 / self.rate))
+        return cumulate(self.gaps(count, rng))
+
+    def gaps(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return (count,) gaps in seconds; nothing is drawn."""
+        return np.full(count, 1 / self.rate)
 
 
 class Trace:
@@ -124,7 +151,7 @@ class ClosedLoop:
 
     def clients(self, count: int, rng: np.random.Generator) -> Clients:
         """Return the clients with equal think times; nothing is drawn."""
-        return Clients(self.num_clients, np.full(count, self.think_time, dtype=np.int64))
+        return Clients(self.num_clients, np.broadcast_to(np.int64(self.think_time), count))
 
 
 def _positive(key: str, value: float) -> float:
@@ -133,16 +160,30 @@ def _positive(key: str, value: float) -> float:
     return value
 
 
-def _cumulate(gaps: NDArray[np.float64]) -> NDArray[np.int64]:
+def draws_gaps(process: object) -> TypeGuard[Gaps]:
+    """Return whether a process draws its gaps alone; a subclass that says nothing of them may sample otherwise."""
+    return isinstance(process, Gaps) and "gaps" in vars(type(process))
+
+
+def check_span(total: float, count: int) -> None:
+    """Raise ConfigError where ``count`` gaps of ``total`` seconds in all do not fit in an int64 of ticks."""
+    # a margin for the rounding of the gaps and of their sum
+    if not total * TICKS_PER_SECOND < MAX_TICKS * (1 - 1e-9):
+        raise ConfigError(
+            f"{count} arrivals take {total / 86_400:.4g} days; the longest time that can be simulated is 106 days: "
+            "raise the rate or lower num_requests"
+        )
+
+
+def cumulate(gaps: NDArray[np.float64], start: int = 0) -> NDArray[np.int64]:
     """Return the ticks at which gaps in seconds end: each gap rounded to a tick, then summed exactly.
+
+    Args:
+        gaps: (count,), from 0.
+        start: tick at which the first one begins.
 
     Raises ConfigError where they do not fit in an int64.
     """
-    total = float(gaps.sum())
-    # a margin for the rounding of the gaps and of this sum
-    if not total * TICKS_PER_SECOND < MAX_TICKS * (1 - 1e-9):
-        raise ConfigError(
-            f"{len(gaps)} arrivals take {total / 86_400:.4g} days; the longest time that can be simulated is 106 days: "
-            "raise the rate or lower num_requests"
-        )
-    return np.cumsum(np.rint(gaps * TICKS_PER_SECOND).astype(np.int64))
+    check_span(float(gaps.sum()), len(gaps))
+    ticks: NDArray[np.int64] = start + np.cumsum(np.rint(gaps * TICKS_PER_SECOND).astype(np.int64))
+    return ticks

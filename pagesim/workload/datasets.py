@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -17,11 +17,18 @@ _BATCH: Final = 4096
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
+TakePairs = Callable[[int], Pairs]
+"""Gives the next (count,) prompt and (count,) output lengths."""
+
+
 class PairedLengths(Protocol):
     """Draws a prompt's and an output's length for each request."""
 
-    def sample(self, count: int, prompts: np.random.Generator, outputs: np.random.Generator) -> Pairs:
-        """Return (count,) prompt and (count,) output lengths. A larger count starts with the same ones."""
+    in_chunks: bool
+    """Whether it can be asked for some requests at a time."""
+
+    def start(self, prompts: np.random.Generator, outputs: np.random.Generator) -> TakePairs:
+        """Return what gives lengths. With ``in_chunks`` several calls give what one call gives."""
         ...
 
 
@@ -32,26 +39,36 @@ class Independent:
         prompt: distribution of prompt lengths.
         output: distribution of output lengths.
         max_total: a pair with a larger sum is drawn again; most pairs must be small enough.
+        in_chunks: whether both distributions say so.
     """
 
-    def __init__(self, prompt: Lengths, output: Lengths, max_total: int | None = None) -> None:
+    def __init__(
+        self, prompt: Lengths, output: Lengths, max_total: int | None = None, *, in_chunks: bool = True
+    ) -> None:
         self.prompt = prompt
         self.output = output
         self.max_total = max_total
+        self.in_chunks = in_chunks
 
-    def sample(self, count: int, prompts: np.random.Generator, outputs: np.random.Generator) -> Pairs:
-        """Return (count,) prompt and (count,) output lengths."""
+    def start(self, prompts: np.random.Generator, outputs: np.random.Generator) -> TakePairs:
+        """Return what gives lengths."""
         if self.max_total is None:
-            return self.prompt.sample(count, prompts), self.output.sample(count, outputs)
-        kept: list[NDArray[np.int64]] = []
-        num_kept = 0
-        while num_kept < count:
-            # batches of one size, whatever the count, so that a longer sample starts with the shorter one
-            batch = np.stack((self.prompt.sample(_BATCH, prompts), self.output.sample(_BATCH, outputs)))
-            kept.append(batch[:, batch.sum(axis=0) <= self.max_total])
-            num_kept += kept[-1].shape[1]
-        pairs = np.concatenate(kept, axis=1)[:, :count] if kept else np.empty((2, 0), dtype=np.int64)
-        return pairs[0].copy(), pairs[1].copy()
+            return lambda count: (self.prompt.sample(count, prompts), self.output.sample(count, outputs))
+        kept = np.empty((2, 0), dtype=np.int64)
+
+        def take(count: int) -> Pairs:
+            nonlocal kept
+            parts, num_kept = [kept], kept.shape[1]
+            while num_kept < count:
+                # batches of one size, whatever the count, so that a longer sample starts with the shorter one
+                batch = np.stack((self.prompt.sample(_BATCH, prompts), self.output.sample(_BATCH, outputs)))
+                parts.append(batch[:, batch.sum(axis=0) <= self.max_total])
+                num_kept += parts[-1].shape[1]
+            pairs = np.concatenate(parts, axis=1)
+            kept = pairs[:, count:]
+            return pairs[0, :count].copy(), pairs[1, :count].copy()
+
+        return take
 
 
 class Tabled:
@@ -66,16 +83,20 @@ class Tabled:
             output beyond it is cut there. (Drawing again would thin out long prompts.)
     """
 
+    in_chunks = True
+
     def __init__(self, table: LengthTable, max_total: int | None = None) -> None:
         self.max_total = max_total
         self.prompt = Quantiles(table.prompt, table.prompt_probabilities)
         self.outputs = [Quantiles(quantiles, table.output_probabilities) for quantiles in table.outputs]
 
-    def sample(self, count: int, prompts: np.random.Generator, outputs: np.random.Generator) -> Pairs:
-        """Return (count,) prompt and (count,) output lengths."""
-        at, within = prompts.random(count), outputs.random(count)
+    def start(self, prompts: np.random.Generator, outputs: np.random.Generator) -> TakePairs:
+        """Return what gives lengths."""
+        return lambda count: self._at(prompts.random(count), outputs.random(count))
+
+    def _at(self, at: NDArray[np.float64], within: NDArray[np.float64]) -> Pairs:
         ranges = np.floor(at * len(self.outputs)).astype(np.int64)
-        lengths = np.empty(count, dtype=np.int64)
+        lengths = np.empty(len(at), dtype=np.int64)
         for index, quantiles in enumerate(self.outputs):
             chosen = ranges == index
             lengths[chosen] = quantiles.at(within[chosen])

@@ -1,6 +1,8 @@
 """How long prompts and outputs are. One distribution a class; users plug in theirs the same way.
 
-A distribution is built from the keys of the experiment file and has ``sample(count, rng)``.
+A distribution is built from the keys of the experiment file and has ``sample(count, rng)``. One that also says
+``in_chunks = True`` is asked for some requests at a time: two samples with one generator are then what one sample of
+both counts is. Others are asked once, for all requests.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ class Lognormal:
         high: largest length; longer ones become it.
     """
 
+    in_chunks = True
+
     def __init__(self, mean: float, cv: float, low: int | None = None, high: int | None = None) -> None:
         _check_moments(mean, cv)
         variance = math.log1p(cv**2)
@@ -78,6 +82,8 @@ class Gamma:
         high: largest length; longer ones become it.
     """
 
+    in_chunks = True
+
     def __init__(self, mean: float, cv: float, low: int | None = None, high: int | None = None) -> None:
         _check_moments(mean, cv)
         self.mean = mean
@@ -100,6 +106,8 @@ class Uniform:
         high: largest length.
     """
 
+    in_chunks = True
+
     def __init__(self, low: int, high: int) -> None:
         self.bounds = Bounds(low, high)
 
@@ -116,6 +124,8 @@ class Constant:
     Args:
         value: the length in tokens.
     """
+
+    in_chunks = True
 
     def __init__(self, value: int) -> None:
         self.value = Bounds(value, value).low
@@ -134,6 +144,8 @@ class Quantiles:
         low: smallest length; shorter ones become it.
         high: largest length; longer ones become it.
     """
+
+    in_chunks = True
 
     def __init__(
         self,
@@ -171,6 +183,11 @@ class Quantiles:
     def at(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the lengths at these probabilities."""
         return self.bounds.apply(np.interp(probabilities, self.probabilities, self.quantiles))
+
+
+def draws_in_chunks(lengths: Lengths) -> bool:
+    """Return whether a distribution says ``in_chunks``; a subclass that does not may sample otherwise."""
+    return bool(vars(type(lengths)).get("in_chunks", False))
 
 
 def _check_moments(mean: float, cv: float) -> None:

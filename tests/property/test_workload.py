@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import hashlib
 import itertools
 import json
+import math
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from pagesim import catalog
 from pagesim.config import TraceConfig, WorkloadConfig
 from pagesim.errors import TraceError
-from pagesim.workload import Workload, build_workload
+from pagesim.workload import Chunk, Workload, build_workload
 from pagesim.workload.traces import TraceRows, read_trace
 
 CVS = st.floats(0.01, 5)
@@ -51,17 +53,6 @@ CONFIGS = st.fixed_dictionaries(
 )
 
 
-def arrays(workload: Workload) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-    found = [workload.prompt_tokens, workload.output_tokens, workload.estimates]
-    if workload.arrivals is not None:
-        found.append(workload.arrivals)
-    if workload.closed_loop is not None:
-        found.append(workload.closed_loop.think_times)
-    if workload.prefix_groups is not None:
-        found.append(workload.prefix_groups)
-    return found
-
-
 @given(config=CONFIGS, sizes=st.tuples(st.integers(1, 300), st.integers(0, 6000)), seed=st.integers(0, 2**63 - 1))
 def test_a_longer_workload_starts_with_the_shorter_one(
     config: dict[str, Any], sizes: tuple[int, int], seed: int
@@ -72,13 +63,72 @@ def test_a_longer_workload_starts_with_the_shorter_one(
         for number in (count, count + more)
     )
     assert (len(short), len(long)) == (count, count + more)
-    for first, second in zip(arrays(short), arrays(long), strict=True):
+    few, many = short.whole(), long.whole()
+    for first, second in zip(few.columns().values(), many.columns().values(), strict=True):
         assert np.array_equal(first, second[:count])
-    for tokens in arrays(long)[:3]:
+    for tokens in (many.prompt_tokens, many.output_tokens, many.estimates):
         assert tokens.min() >= 1
-    if long.arrivals is not None:
-        assert long.arrivals[0] >= 0
-        assert (np.diff(long.arrivals) >= 0).all()
+    if many.arrivals is not None:
+        assert many.arrivals[0] >= 0
+        assert (np.diff(many.arrivals) >= 0).all()
+
+
+GOLDEN_DIGESTS = [
+    "8f7228ea6b16172da7e686610d505b0985af31eb301acbacd59f2fd69a50e279",
+    "7a0ab976aa43523708f3adac06939b15543a584429ca516b45e9a48d931ddadd",
+]
+SAMPLING = st.sampled_from([{"n": 1}, {"n": 4, "lengths": "shared"}, {"n": 3, "lengths": "independent"}])
+
+
+@given(
+    config=CONFIGS,
+    sampling=SAMPLING,
+    count=st.integers(1, 9000),
+    sizes=st.tuples(st.integers(1, 5000), st.integers(1, 9000)),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_chunks_of_any_size_are_the_whole(
+    config: dict[str, Any], sampling: dict[str, Any], count: int, sizes: tuple[int, int], seed: int
+) -> None:
+    """And so are the digest and the instants that are known before the run."""
+    made = build_workload(
+        WorkloadConfig.model_validate(config | {"num_requests": count, "sampling": sampling}), seed, Path()
+    )
+    whole = made.whole()
+    for size in sizes:
+        chunks = list(made.chunks(size))
+        assert [chunk.first for chunk in chunks] == list(range(0, count, size))
+        assert all(len(chunk) == size for chunk in chunks[:-1])
+        for name, column in whole.columns().items():
+            assert np.array_equal(np.concatenate([chunk.columns()[name] for chunk in chunks]), column), name
+    assert made.digest == digest_of_arrays(made, whole)
+    if whole.arrivals is not None:
+        tenth = math.ceil(0.1 * count) - 1
+        assert made.arrival_marks == (whole.arrivals[0], whole.arrivals[tenth], whole.arrivals[-1])
+
+
+def digest_of_arrays(workload: Workload, whole: Chunk) -> str:
+    """Return the digest by its definition: a header, then column after column."""
+    digest = hashlib.sha256(f"{len(workload)} {workload.num_clients} {workload.prefix_tokens}".encode())
+    names = ("prompt_tokens", "output_tokens", "estimates", "arrivals", "think_times", "prefix_groups")
+    for name in (*names, "sample_output_tokens"):
+        column = getattr(whole, name)
+        if column is not None:
+            digest.update(name.encode() + column.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def test_digests_do_not_change_between_versions() -> None:
+    """Golden: `compare` holds results against those of earlier versions by them."""
+    plain = {"arrivals": {"process": "poisson", "rate": 2.0}, "lengths": {"dataset": "sharegpt"}, "num_requests": 5000}
+    rich = plain | {
+        "arrivals": {"process": "closed_loop", "num_clients": 3, "think_time": "1 s"},
+        "estimate": {"cv": 0.3},
+        "prefix": {"num_groups": 3, "tokens": 9},
+        "sampling": {"n": 3, "lengths": "independent"},
+    }
+    digests = [build_workload(WorkloadConfig.model_validate(config), 7, Path()).digest for config in (plain, rich)]
+    assert digests == GOLDEN_DIGESTS
 
 
 TOKENS = st.integers(1, 10**6)

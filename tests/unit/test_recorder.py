@@ -302,7 +302,7 @@ def test_a_refusal_brings_about_its_follower_too() -> None:
 
 def test_a_closed_loop_keeps_one_request_a_client_and_measures_from_a_tenth_on() -> None:
     """Two clients, twelve requests of one step each, a think time of 5 ticks: each client sends every 15 ticks."""
-    workload = Workload(
+    workload = Workload.of_arrays(
         "loop",
         prompt_tokens=np.full(12, 4, np.int64),
         output_tokens=np.ones(12, np.int64),
@@ -334,7 +334,7 @@ def test_a_closed_loop_keeps_one_request_a_client_and_measures_from_a_tenth_on()
 
 
 def test_an_open_source_measures_arrivals_inside_the_window() -> None:
-    workload = Workload(
+    workload = Workload.of_arrays(
         "open",
         prompt_tokens=np.array([3, 4, 5, 6], np.int64),
         output_tokens=np.array([1, 2, 3, 4], np.int64),

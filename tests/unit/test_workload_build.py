@@ -11,7 +11,7 @@ import pytest
 from pagesim.config import WorkloadConfig
 from pagesim.errors import ConfigError, PluginError, TraceError
 from pagesim.units import TICKS_PER_SECOND
-from pagesim.workload import ClosedLoop, Workload, build_workload, stream
+from pagesim.workload import Chunk, ClosedLoop, Workload, build_workload, stream
 
 BASE: dict[str, Any] = {
     "num_requests": 500,
@@ -20,23 +20,25 @@ BASE: dict[str, Any] = {
 }
 
 
-def build(base_dir: Path = Path(), seed: int = 0, **changes: Any) -> Workload:
+def workload(base_dir: Path = Path(), seed: int = 0, **changes: Any) -> Workload:
     return build_workload(WorkloadConfig.model_validate(BASE | changes), seed, base_dir)
+
+
+def build(base_dir: Path = Path(), seed: int = 0, **changes: Any) -> Chunk:
+    """Return all requests at once."""
+    return workload(base_dir, seed, **changes).whole()
 
 
 def test_the_same_seed_gives_the_same_workload() -> None:
     """INV-6, as far as the workload goes."""
-    first, second = build(), build()
+    first, second = workload(), workload()
     assert first.digest == second.digest
-    assert np.array_equal(first.prompt_tokens, second.prompt_tokens)
-    assert build(seed=1).digest != first.digest
+    assert np.array_equal(build().prompt_tokens, build().prompt_tokens)
+    assert workload(seed=1).digest != first.digest
 
 
 def test_arrays_cannot_be_written() -> None:
-    workload = build(prefix={"num_groups": 2, "tokens": 5})
-    assert workload.arrivals is not None
-    assert workload.prefix_groups is not None
-    for array in (workload.prompt_tokens, workload.output_tokens, workload.estimates, workload.arrivals):
+    for array in build(prefix={"num_groups": 2, "tokens": 5}).columns().values():
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
 
@@ -48,7 +50,7 @@ def test_the_rate_changes_nothing_but_arrivals() -> None:
     assert np.array_equal(slow.prompt_tokens, fast.prompt_tokens)
     assert np.array_equal(slow.output_tokens, fast.output_tokens)
     assert slow.arrivals[-1] > 9 * fast.arrivals[-1]
-    assert slow.digest != fast.digest
+    assert workload().digest != workload(arrivals={"process": "poisson", "rate": 20.0}).digest
 
 
 def test_every_purpose_has_a_stream_of_its_own() -> None:
@@ -100,41 +102,41 @@ def test_estimates_are_the_truth_or_scatter_around_it() -> None:
 
 
 def test_prefix_groups_are_equally_likely() -> None:
-    workload = build(num_requests=30_000, prefix={"num_groups": 3, "tokens": 40})
-    assert workload.prefix_groups is not None
-    assert workload.prefix_tokens == 40
-    assert workload.prompt_tokens.min() == 41
-    assert np.bincount(workload.prefix_groups) / 30_000 == pytest.approx(np.full(3, 1 / 3), abs=0.01)
-    assert (build().prefix_groups, build().prefix_tokens) == (None, 0)
+    requests = build(num_requests=30_000, prefix={"num_groups": 3, "tokens": 40})
+    assert requests.prefix_groups is not None
+    assert workload(prefix={"num_groups": 3, "tokens": 40}).prefix_tokens == 40
+    assert requests.prompt_tokens.min() == 41
+    assert np.bincount(requests.prefix_groups) / 30_000 == pytest.approx(np.full(3, 1 / 3), abs=0.01)
+    assert (build().prefix_groups, workload().prefix_tokens) == (None, 0)
 
 
 def test_a_closed_loop_has_clients_instead_of_arrivals() -> None:
-    workload = build(arrivals={"process": "closed_loop", "num_clients": 4, "think_time": "2 s"})
-    assert workload.arrivals is None
-    assert workload.closed_loop is not None
-    assert workload.closed_loop.num_clients == 4
-    assert set(workload.closed_loop.think_times) == {2 * TICKS_PER_SECOND}
-    five = build(arrivals={"process": "closed_loop", "num_clients": 5, "think_time": "2 s"})
-    assert workload.digest != five.digest
-    assert np.array_equal(workload.output_tokens, build().output_tokens)
+    four = workload(arrivals={"process": "closed_loop", "num_clients": 4, "think_time": "2 s"})
+    requests = four.whole()
+    assert (four.num_clients, four.is_closed, four.arrival_marks, requests.arrivals) == (4, True, None, None)
+    assert requests.think_times is not None
+    assert set(requests.think_times) == {2 * TICKS_PER_SECOND}
+    five = workload(arrivals={"process": "closed_loop", "num_clients": 5, "think_time": "2 s"})
+    assert four.digest != five.digest
+    assert np.array_equal(requests.output_tokens, build().output_tokens)
 
 
 def test_a_workload_has_arrivals_or_clients_of_one_length() -> None:
     lengths = np.array([1, 2])
     with pytest.raises(ValueError, match="either arrivals or a closed loop"):
-        Workload("x", lengths, lengths, lengths)
+        Workload.of_arrays("x", lengths, lengths, lengths)
     with pytest.raises(ValueError, match=r"arrivals: must be int64 of shape \(2,\), is int64 \(3,\)"):
-        Workload("x", lengths, lengths, lengths, arrivals=np.array([1, 2, 3]))
+        Workload.of_arrays("x", lengths, lengths, lengths, arrivals=np.array([1, 2, 3]))
     with pytest.raises(ValueError, match="think_times: must be int64"):
-        Workload("x", lengths, lengths, lengths, closed_loop=ClosedLoop(1, np.array([0.5, 1])))
+        Workload.of_arrays("x", lengths, lengths, lengths, closed_loop=ClosedLoop(1, np.array([0.5, 1])))
 
 
 def test_the_digest_is_of_the_requests_alone() -> None:
     lengths = np.array([1, 2])
-    first = Workload("x", lengths, lengths, lengths, arrivals=lengths)
-    assert first.digest == Workload("y", lengths, lengths, lengths, arrivals=lengths).digest
-    assert first.digest != Workload("x", lengths, lengths, np.array([1, 3]), arrivals=lengths).digest
-    assert first.digest != Workload("x", lengths, lengths, lengths, arrivals=lengths, prefix_tokens=1).digest
+    first = Workload.of_arrays("x", lengths, lengths, lengths, arrivals=lengths)
+    assert first.digest == Workload.of_arrays("y", lengths, lengths, lengths, arrivals=lengths).digest
+    assert first.digest != Workload.of_arrays("x", lengths, lengths, np.array([1, 3]), arrivals=lengths).digest
+    assert first.digest != Workload.of_arrays("x", lengths, lengths, lengths, arrivals=lengths, prefix_tokens=1).digest
 
 
 TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,10,1\n1.5,20,2\n1.5,30,3\n"
@@ -148,22 +150,24 @@ def from_trace(folder: Path, text: str, seed: int = 0, **changes: Any) -> Worklo
 
 
 def test_a_trace_gives_lengths_and_arrivals(tmp_path: Path) -> None:
-    workload = from_trace(tmp_path, TRACE)
-    assert workload.arrivals is not None
-    assert workload.arrivals.tolist() == [0, 1_500 * 10**9, 1_500 * 10**9]
-    assert (workload.prompt_tokens.tolist(), workload.output_tokens.tolist()) == ([10, 20, 30], [1, 2, 3])
-    assert (workload.name, len(workload), workload.skipped_rows) == ("trace.csv", 3, 0)
-    assert workload.digest == from_trace(tmp_path, TRACE, seed=9, arrivals={"process": "trace"}).digest
+    found = from_trace(tmp_path, TRACE)
+    requests = found.whole()
+    assert requests.arrivals is not None
+    assert requests.arrivals.tolist() == [0, 1_500 * 10**9, 1_500 * 10**9]
+    assert (requests.prompt_tokens.tolist(), requests.output_tokens.tolist()) == ([10, 20, 30], [1, 2, 3])
+    assert (found.name, len(found), found.skipped_rows) == ("trace.csv", 3, 0)
+    assert found.digest == from_trace(tmp_path, TRACE, seed=9, arrivals={"process": "trace"}).digest
 
 
 def test_a_trace_may_have_synthetic_arrivals(tmp_path: Path) -> None:
-    workload = from_trace(tmp_path, TRACE, arrivals={"process": "constant", "rate": 1.0})
-    assert workload.arrivals is not None
-    assert workload.arrivals.tolist() == [TICKS_PER_SECOND, 2 * TICKS_PER_SECOND, 3 * TICKS_PER_SECOND]
-    assert workload.prompt_tokens.tolist() == [10, 20, 30]
+    requests = from_trace(tmp_path, TRACE, arrivals={"process": "constant", "rate": 1.0}).whole()
+    assert requests.arrivals is not None
+    assert requests.arrivals.tolist() == [TICKS_PER_SECOND, 2 * TICKS_PER_SECOND, 3 * TICKS_PER_SECOND]
+    assert requests.prompt_tokens.tolist() == [10, 20, 30]
     closed = from_trace(tmp_path, LENGTHS_ONLY, arrivals={"process": "closed_loop", "num_clients": 1})
-    assert closed.closed_loop is not None
-    assert closed.closed_loop.think_times.tolist() == [0, 0]
+    think_times = closed.whole().think_times
+    assert think_times is not None
+    assert think_times.tolist() == [0, 0]
 
 
 def test_a_trace_without_times_needs_an_arrival_process(tmp_path: Path) -> None:
@@ -174,9 +178,9 @@ def test_a_trace_without_times_needs_an_arrival_process(tmp_path: Path) -> None:
 def test_a_trace_read_twice_stays_what_it_was(tmp_path: Path) -> None:
     """The second run must see the file, not what an earlier run has made of it."""
     first = from_trace(tmp_path, TRACE, prefix={"num_groups": 1, "tokens": 100})
-    assert first.prompt_tokens.tolist() == [110, 120, 130]
-    assert from_trace(tmp_path, TRACE).prompt_tokens.tolist() == [10, 20, 30]
-    assert from_trace(tmp_path, TRACE + "2.0,40,4\n").prompt_tokens.tolist() == [10, 20, 30, 40]
+    assert first.whole().prompt_tokens.tolist() == [110, 120, 130]
+    assert from_trace(tmp_path, TRACE).whole().prompt_tokens.tolist() == [10, 20, 30]
+    assert from_trace(tmp_path, TRACE + "2.0,40,4\n").whole().prompt_tokens.tolist() == [10, 20, 30, 40]
 
 
 PLUGINS = """
@@ -254,26 +258,27 @@ def lengths(distribution: str, **keys: Any) -> dict[str, Any]:
 
 
 def test_users_plug_their_own_arrivals_in(mine: Path) -> None:
-    workload = build(mine, num_requests=4, arrivals={"process": "mine:Pairs", "rate": 2.0})
-    assert workload.arrivals is not None
-    assert workload.arrivals.tolist() == [0, 0, TICKS_PER_SECOND // 2, TICKS_PER_SECOND // 2]
-    recorded = from_trace(mine, TRACE, arrivals={"process": "mine:Doubled"})
+    requests = build(mine, num_requests=4, arrivals={"process": "mine:Pairs", "rate": 2.0})
+    assert requests.arrivals is not None
+    assert requests.arrivals.tolist() == [0, 0, TICKS_PER_SECOND // 2, TICKS_PER_SECOND // 2]
+    recorded = from_trace(mine, TRACE, arrivals={"process": "mine:Doubled"}).whole()
     assert recorded.arrivals is not None
     assert recorded.arrivals.tolist() == [0, 3 * TICKS_PER_SECOND, 3 * TICKS_PER_SECOND]
-    closed = build(mine, arrivals={"process": "mine:Thinkers", "num_clients": 3}).closed_loop
-    assert closed is not None
-    assert (closed.num_clients, set(closed.think_times.tolist())) == (3, set(range(10)))
+    closed = workload(mine, arrivals={"process": "mine:Thinkers", "num_clients": 3})
+    think_times = closed.whole().think_times
+    assert think_times is not None
+    assert (closed.num_clients, set(think_times.tolist())) == (3, set(range(10)))
 
 
 def test_users_plug_their_own_lengths_in(mine: Path) -> None:
-    workload = build(mine, num_requests=3, lengths=lengths("mine:Even", value=10, options={"step": 4}))
-    assert workload.prompt_tokens.tolist() == [10, 14, 18]
-    assert workload.output_tokens.tolist() == [3, 3, 3]
+    requests = build(mine, num_requests=3, lengths=lengths("mine:Even", value=10, options={"step": 4}))
+    assert requests.prompt_tokens.tolist() == [10, 14, 18]
+    assert requests.output_tokens.tolist() == [3, 3, 3]
 
 
 def test_quantiles_are_given_as_options() -> None:
-    workload = build(lengths=lengths("quantiles", options={"quantiles": [5, 5, 9]}))
-    assert set(workload.prompt_tokens) == {5, 6, 7, 8, 9}
+    requests = build(lengths=lengths("quantiles", options={"quantiles": [5, 5, 9]}))
+    assert set(requests.prompt_tokens) == {5, 6, 7, 8, 9}
 
 
 @pytest.mark.parametrize(

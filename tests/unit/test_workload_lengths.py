@@ -29,7 +29,7 @@ def sample(lengths: Lengths, count: int = COUNT) -> np.ndarray[tuple[int], np.dt
 
 
 def pairs(name: str, count: int = COUNT) -> Pairs:
-    return dataset(name).sample(count, stream(3, "prompts"), stream(3, "outputs"))
+    return dataset(name).start(stream(3, "prompts"), stream(3, "outputs"))(count)
 
 
 @pytest.mark.parametrize("kind", [Lognormal, Gamma])
