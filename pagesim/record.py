@@ -86,6 +86,9 @@ REQUEST_COLUMNS: Final = (
 """Integers of a request's row. An instant that never came is ``NO_INSTANT``; instants are ticks. A status is a
 place in ``STATUSES``, a reason one in the record's ``reasons``."""
 
+ROW_GROUP: Final = 1 << 14
+"""So many requests or steps are written at a time: the rows of a row group of their tables."""
+
 NO_INSTANT: Final = -1
 STATUSES: Final = ("finished", "refused", "unfinished")
 
@@ -156,9 +159,9 @@ class Record:
     reasons: Sequence[str]
     gaps: GapHistogram
 
-    def chunks(self) -> Iterator[RequestRows]:
-        """Yield all requests, some at a time: one chunk at least, which is empty if there are none."""
-        for rows in self.rows.chunks() if len(self.rows) else [self.rows.read(0, 0)]:
+    def chunks(self, size: int | None = None) -> Iterator[RequestRows]:
+        """Yield all requests, ``size`` at a time: one chunk at least, which is empty if there are none."""
+        for rows in self.rows.chunks(size) if len(self.rows) else [self.rows.read(0, 0)]:
             yield RequestRows(rows, self.reasons)
 
     @property

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pagesim.errors import InvariantError
 
 CHUNK: Final = 1 << 14
-"""So many rows are read at a time, unless somebody asks for another number."""
+"""So many rows are held in memory, and read at a time unless somebody asks for another number."""
 
 Integers = NDArray[np.int64]
 Row = tuple[int, ...]
@@ -68,8 +68,9 @@ class Rows:
             parts.append(self._recent[begin : (last - self._num_stored) * self.width].tobytes())
         return np.frombuffer(b"".join(parts), dtype=np.int64).reshape(-1, self.width)
 
-    def chunks(self, size: int = CHUNK) -> Iterator[Integers]:
-        """Yield all rows, ``size`` at a time."""
+    def chunks(self, size: int | None = None) -> Iterator[Integers]:
+        """Yield all rows, ``size`` at a time; by default ``CHUNK``."""
+        size = size or CHUNK
         for first in range(0, len(self), size):
             yield self.read(first, min(first + size, len(self)))
 

@@ -26,7 +26,7 @@ from pagesim.engine import Engine, Source
 from pagesim.errors import ConfigError, PluginError
 from pagesim.journal import Journal
 from pagesim.memorylog import DEFAULT_MAX_REQUESTS, DEFAULT_MAX_SLOTS, MemoryLog, SnapshotRecorder
-from pagesim.record import EDGE_COUNTERS, INTEGRALS, STATUSES, Record, RequestRows
+from pagesim.record import EDGE_COUNTERS, INTEGRALS, ROW_GROUP, STATUSES, Record, RequestRows
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Limits, Scheduler
 from pagesim.sizing import DTYPE_BYTES, size_memory, size_pool
@@ -343,7 +343,7 @@ class RequestTable:
 
     def __iter__(self) -> Iterator[Columns]:
         """Yield the columns of one row group after the other."""
-        return map(_request_columns, self.record.chunks())
+        return map(_request_columns, self.record.chunks(ROW_GROUP))
 
 
 def _request_columns(rows: RequestRows) -> Columns:

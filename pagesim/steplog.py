@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pagesim.backend import Step, StepResult
 from pagesim.blocks import Copy, SwapIn, SwapOut
-from pagesim.record import PARTS
+from pagesim.record import PARTS, ROW_GROUP
 from pagesim.rows import Rows
 from pagesim.schedulers.base import Scheduler
 from pagesim.units import TICKS_PER_SECOND
@@ -92,7 +92,7 @@ class StepLog:
 
     def __iter__(self) -> Iterator[Columns]:
         """Yield the columns of some steps at a time, one row a step in the order of time."""
-        for rows in self._rows.chunks():
+        for rows in self._rows.chunks(ROW_GROUP):
             yield _columns(rows)
 
     def table(self) -> Columns:

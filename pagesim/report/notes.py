@@ -59,7 +59,7 @@ def _reasons(mine: pd.DataFrame, results: Results | None, most: int = 3) -> str:
     counts: dict[str, int] = {}
     for run in mine.loc[mine["refused"] > 0, "run"]:
         try:
-            requests = results.requests(str(run))
+            requests = results.requests(str(run), ("status", "reason"))
         except ConfigError:  # the numbers are in the summary; only the reasons are lost
             return ""
         reasons = requests.loc[requests["status"] == "refused", "reason"]

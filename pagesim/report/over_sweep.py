@@ -84,7 +84,8 @@ def latency(results: Results, point: Point | None = None) -> Figure:
         figure, axes = new_figure(7.2, 3.4, 1, 2, sharey=True)
         slowest, fastest = 0.0, math.inf
         for name in named_at(rows, point):
-            runs = [results.requests(str(run)) for run in rows.at(point, name)["run"]]
+            wanted = ("status", "measured", "ttft_s", "tpot_s")
+            runs = (results.requests(str(run), wanted) for run in rows.at(point, name)["run"])
             requests = pd.concat([_measured(run) for run in runs])
             for panel, column in zip(axes[0], ("ttft_s", "tpot_s"), strict=True):
                 values = requests[column].dropna().to_numpy(dtype=np.float64)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
+from pagesim.numbers import Numbers
 from pagesim.results import files, layout
 
 Row = dict[str, Any]
@@ -47,21 +49,17 @@ def add_common_figures(rows: Sequence[Row], sweep_keys: Sequence[str], folder: P
     for group in _comparable(rows, sweep_keys):
         if len(group) < 2 or not any(row.get("refused") or row.get("unfinished") for row in group):
             continue
-        tables = [files.read_parquet(folder / layout.RUNS / row["run"] / layout.REQUESTS) for row in group]
-        finished = [set(_ids(table, _column(table, "status") == "finished")) for table in tables]
-        if all(ids == finished[0] for ids in finished):
+        paths = [folder / layout.RUNS / row["run"] / layout.REQUESTS for row in group]
+        finished = [_finished(path, measured=False) for path in paths]
+        if all(np.array_equal(ids, finished[0]) for ids in finished):
             continue
-        common = set.intersection(*finished)
-        for row, table in zip(group, tables, strict=True):
-            if row.get("window") != "all":
-                common &= set(_ids(table, _column(table, "measured").astype(bool)))
-        wanted = np.array(sorted(common), dtype=np.int64)
-        for row, table in zip(group, tables, strict=True):
-            chosen = np.isin(_column(table, "request"), wanted)
-            row["common_requests"] = len(wanted)
-            for name, (column, percentile) in _COMMON.items():
-                values = _column(table, column)[chosen].astype(np.float64)
-                row[name] = _figure(values[~np.isnan(values)], percentile)
+        measured = [
+            _finished(path, measured=True) for row, path in zip(group, paths, strict=True) if row.get("window") != "all"
+        ]
+        common = functools.reduce(np.intersect1d, [*finished, *measured])
+        for row, path in zip(group, paths, strict=True):
+            row["common_requests"] = len(common)
+            row |= _figures(path, common)
 
 
 def _comparable(rows: Sequence[Row], sweep_keys: Sequence[str]) -> Iterator[list[Row]]:
@@ -73,16 +71,23 @@ def _comparable(rows: Sequence[Row], sweep_keys: Sequence[str]) -> Iterator[list
     yield from groups.values()
 
 
-def _column(table: pa.Table, name: str) -> Any:
-    return table.column(name).to_numpy()
+def _finished(path: Path, *, measured: bool) -> NDArray[np.int64]:
+    """Return the numbers of the requests that finished, or of those that arrived inside the measuring window."""
+    found = [np.empty(0, dtype=np.int64)]
+    column = "measured" if measured else "status"
+    for rows in files.read_batches(path, ("request", column)):
+        found.append(rows["request"][rows[column].astype(bool) if measured else rows[column] == "finished"])
+    return np.concatenate(found)
 
 
-def _ids(table: pa.Table, chosen: Any) -> list[int]:
-    ids: list[int] = _column(table, "request")[chosen].tolist()
-    return ids
-
-
-def _figure(values: Any, percentile: int | None) -> float | None:
-    if not len(values):
-        return None
-    return float(values.mean() if percentile is None else np.percentile(values, percentile))
+def _figures(path: Path, chosen: NDArray[np.int64]) -> dict[str, float | None]:
+    """Return the common figures of one run."""
+    columns = {column: Numbers() for column, _ in _COMMON.values()}
+    for rows in files.read_batches(path, ("request", *columns)):
+        among = np.isin(rows["request"], chosen)
+        for column, numbers in columns.items():
+            numbers.extend(rows[column][among].astype(np.float64))
+    return {
+        name: columns[column].mean() if percentile is None else columns[column].percentiles([percentile])[0]
+        for name, (column, percentile) in _COMMON.items()
+    }

@@ -21,6 +21,9 @@ from pagesim.errors import ConfigError
 TEMPORARY: Final = ".part"
 """The end of the name of a file that is being written."""
 
+BATCH: Final = 1 << 14
+"""So many rows of a table are read at a time, where it is not read whole."""
+
 Plain = str | int | float | bool | None
 
 
@@ -81,8 +84,21 @@ def write_row_groups(path: Path, tables: Iterable[pa.Table]) -> None:
 
 def read_parquet(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     """Read a table, or some of its columns. Raises ConfigError with one sentence if it is missing or damaged."""
-    try:
+    with _reading(path):
         return pq.read_table(path, columns=None if names is None else list(names), partitioning=None)
+
+
+def read_batches(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield some columns of a table as arrays, some rows at a time. Raises ConfigError as ``read_parquet`` does."""
+    with _reading(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH, columns=list(names)):
+            yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise ConfigError(f"{str(path)!r} is missing") from None
     except (pa.ArrowException, OSError, ValueError) as error:

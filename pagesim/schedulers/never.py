@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Listing
+from typing import Final
 
 from pagesim.allocators.base import Allocator, says
 from pagesim.sequence import Request, Sequence
@@ -15,6 +16,8 @@ class Never:
     Args:
         twin: makes the same allocator over an empty pool.
     """
+
+    MOST_ANSWERS: Final = 4096
 
     def __init__(self, twin: Callable[[], Allocator]) -> None:
         self._twin = twin
@@ -31,6 +34,8 @@ class Never:
         if is_plain and self._is_within_admitted(sizes[0]):
             return False
         if sizes not in self._answers:
+            if len(self._answers) >= self.MOST_ANSWERS:
+                self._answers.clear()  # nearly every request of a long run has a size of its own
             # A policy may keep something from before, so only a fresh one can say never.
             self._answers[sizes] = not (self._admits(self._spare, sequences) or self._admits(self._twin(), sequences))
             if is_plain and not self._answers[sizes] and says(self._spare, "admits_smaller", "allocate"):

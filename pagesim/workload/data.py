@@ -152,9 +152,9 @@ class Workload:
         _, first, last = self.arrival_marks
         return (first, last) if last > first else None
 
-    def chunks(self, size: int = CHUNK) -> Iterator[Chunk]:
-        """Yield all requests, ``size`` at a time; the size changes nothing about them."""
-        take = self.start()
+    def chunks(self, size: int | None = None) -> Iterator[Chunk]:
+        """Yield all requests, ``size`` at a time, by default ``CHUNK``; the size changes nothing about them."""
+        take, size = self.start(), size or CHUNK
         for first in range(0, len(self), size):
             yield take(first, min(first + size, len(self)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,10 @@ class TestWhatTheyShow:
         assert figures.latency(plain).axes[1].get_xscale() == "linear"
         read = Results.requests
 
-        def slow(results: Results, run: str | None = None) -> pd.DataFrame:
-            return read(results, run).assign(tpot_s=lambda frame: frame["tpot_s"] * (50 if run == "max-seed0" else 1))
+        def slow(results: Results, run: str | None = None, names: Sequence[str] | None = None) -> pd.DataFrame:
+            return read(results, run, names).assign(
+                tpot_s=lambda frame: frame["tpot_s"] * (50 if run == "max-seed0" else 1)
+            )
 
         monkeypatch.setattr(Results, "requests", slow)
         right = figures.latency(plain).axes[1]
