@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import pagesim
-from pagesim import experiment_file, rows, runs, sources, steplog
+from pagesim import experiment_file, rows, runs, steplog
 from pagesim.config import TraceConfig
 from pagesim.experiment import execute_all, plan
 from pagesim.results import ResultsWriter, files
-from pagesim.workload import data
+from pagesim.workload import access, data
 from pagesim.workload.traces import read_trace
 from tests.support.experiments import check_account, run, written
 from tests.support.tables import tables
@@ -70,7 +70,7 @@ def test_the_size_of_chunks_changes_no_byte(tmp_path: Path, monkeypatch: pytest.
     sets = ("seeds=[3]", "sweep={}", "measure.steps=true")
     whole = run(written(tmp_path), tmp_path / "whole", *sets)
     monkeypatch.setattr(rows, "CHUNK", 50)
-    monkeypatch.setattr(sources, "AT_ONCE", 11)
+    monkeypatch.setattr(access, "SIZE", 11)
     cut = run(written(tmp_path), tmp_path / "cut", *sets)
     assert len(tables(whole)) == 2 + 4 * 5
     assert tables(cut) == tables(whole)
@@ -85,6 +85,7 @@ def test_memory_does_not_grow_with_the_requests(arrivals: str, tmp_path: Path, m
     monkeypatch.setattr(rows, "CHUNK", 1 << 8)
     monkeypatch.setattr(runs, "ROW_GROUP", 1 << 8)
     monkeypatch.setattr(data, "CHUNK", 1 << 8)
+    monkeypatch.setattr(access, "SIZE", 1 << 8)
     peak = {}
     for number in (1000, 5000, 20000):  # the first loads and caches whatever there is
         sets = [

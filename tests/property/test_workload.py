@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from pagesim import catalog
 from pagesim.config import TraceConfig, WorkloadConfig
 from pagesim.errors import TraceError
-from pagesim.workload import Chunk, Workload, build_workload
+from pagesim.workload import Chunk, Workload, access, build_workload
 from pagesim.workload.traces import TraceRows, read_trace
 
 CVS = st.floats(0.01, 5)
@@ -105,6 +106,28 @@ def test_chunks_of_any_size_are_the_whole(
     if whole.arrivals is not None:
         tenth = math.ceil(0.1 * count) - 1
         assert made.arrival_marks == (whole.arrivals[0], whole.arrivals[tenth], whole.arrivals[-1])
+
+
+@given(
+    config=CONFIGS,
+    sampling=SAMPLING,
+    size=st.integers(1, 50),
+    asked=st.lists(st.integers(0, 499), min_size=1, max_size=40),
+)
+def test_any_request_can_be_had(config: dict[str, Any], sampling: dict[str, Any], size: int, asked: list[int]) -> None:
+    made = build_workload(
+        WorkloadConfig.model_validate(config | {"num_requests": 500, "sampling": sampling}), 1, Path()
+    )
+    whole = made.whole()
+    with patch.object(access, "SIZE", size):
+        chunks = access.Access(made)
+        for request in asked:
+            chunk = chunks[request]
+            for name, column in chunk.columns().items():
+                assert np.array_equal(column[request - chunk.first], whole.columns()[name][request]), name
+        for request in (-1, 500):
+            with pytest.raises(IndexError, match="requests 0 to 499"):
+                chunks[request]
 
 
 def digest_of_arrays(workload: Workload, whole: Chunk) -> str:

@@ -186,6 +186,8 @@ def test_a_trace_read_twice_stays_what_it_was(tmp_path: Path) -> None:
 PLUGINS = """
 import numpy as np
 from pagesim.workload import ClosedLoop
+from pagesim.workload.arrivals import Poisson
+from pagesim.workload.lengths import Uniform
 
 class Pairs:
     def __init__(self, rate):
@@ -234,6 +236,30 @@ class Raises:
 class Silent:
     pass
 
+class Bursts:
+    def sample(self, count, rng):
+        raise AssertionError("it draws gaps")
+    def gaps(self, count, rng):
+        return rng.random(count)
+
+class Unsteady(Bursts):
+    def gaps(self, count, rng):
+        return rng.random(count) - 0.5
+
+class Slowed(Poisson):
+    def sample(self, count, rng):
+        return np.arange(count) * 10
+
+class Dice:
+    in_chunks = True
+    def sample(self, count, rng):
+        assert count <= 8192
+        return rng.integers(1, 7, count)
+
+class Sorted(Uniform):
+    def sample(self, count, rng):
+        return np.sort(super().sample(count, rng))
+
 class Negative:
     def clients(self, count, rng):
         return ClosedLoop(2, np.full(count, -1))
@@ -276,6 +302,27 @@ def test_users_plug_their_own_lengths_in(mine: Path) -> None:
     assert requests.output_tokens.tolist() == [3, 3, 3]
 
 
+def test_users_may_be_asked_for_some_requests_at_a_time(mine: Path) -> None:
+    made = workload(mine, num_requests=20_000, arrivals={"process": "mine:Bursts"}, lengths=lengths("mine:Dice"))
+    prompts = np.concatenate([chunk.prompt_tokens for chunk in made.chunks()])
+    assert set(prompts.tolist()) == set(range(1, 7))
+    arrivals = np.concatenate([chunk.arrivals for chunk in made.chunks() if chunk.arrivals is not None])
+    assert (arrivals == np.cumsum(np.rint(stream(0, "arrivals").random(20_000) * 1e12).astype(np.int64))).all()
+    assert made.arrival_marks == (arrivals[0], arrivals[1999], arrivals[-1])
+
+
+def test_a_subclass_that_samples_otherwise_is_asked_once(mine: Path) -> None:
+    made = workload(
+        mine,
+        num_requests=20_000,
+        arrivals={"process": "mine:Slowed", "rate": 1.0},
+        lengths=lengths("mine:Sorted", low=1, high=1000),
+    )
+    chunks = list(made.chunks(100))
+    assert (np.diff(np.concatenate([chunk.prompt_tokens for chunk in chunks])) >= 0).all()
+    assert made.arrival_marks == (0, 19_990, 199_990)
+
+
 def test_quantiles_are_given_as_options() -> None:
     requests = build(lengths=lengths("quantiles", options={"quantiles": [5, 5, 9]}))
     assert set(requests.prompt_tokens) == {5, 6, 7, 8, 9}
@@ -291,6 +338,7 @@ def test_quantiles_are_given_as_options() -> None:
         ({"lengths": lengths("mine:Even", mean=3)}, "takes no 'mean'"),
         ({"lengths": lengths("quantiles")}, "Quantiles needs quantiles, which is not given"),
         ({"arrivals": {"process": "mine:Backwards"}}, "arrivals must be ticks from 0 that do not decrease"),
+        ({"arrivals": {"process": "mine:Unsteady"}}, "Unsteady.gaps: must be 500 numbers of seconds from 0"),
         ({"arrivals": {"process": "mine:Silent"}}, "Silent has neither sample nor clients"),
         ({"arrivals": {"process": "mine:Negative"}}, "think_times must be ticks from 0"),
         ({"arrivals": {"process": "mine:Nobody"}}, "must return a pagesim.workload.ClosedLoop"),
