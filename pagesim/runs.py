@@ -234,7 +234,7 @@ class Run:
         config, num_slots = self.spec.config, self.sizing.num_slots
         wanted = config.measure.memory_view
         if wanted is None:
-            is_small = num_slots <= DEFAULT_MAX_SLOTS and len(self.workload.prompt_tokens) <= DEFAULT_MAX_REQUESTS
+            is_small = num_slots <= DEFAULT_MAX_SLOTS and len(self.workload) <= DEFAULT_MAX_REQUESTS
             wanted = is_small and self.spec.seed == config.seeds[0]
         if not wanted:
             return None
