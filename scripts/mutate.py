@@ -1,6 +1,6 @@
 """How many small mistakes in the code that decides about memory does the test suite notice?
 
-    python -m scripts.mutate                        # 60 mutants of allocators, block pool and schedulers
+    python -m scripts.mutate                        # 60 mutants of all that decides on memory
     python -m scripts.mutate --seed 1 --count 200 --jobs 2 --out results/mutation
 
 Each mutant (see mutants.py) is written into a copy of the tree in a temporary folder, never into the checkout, and the
@@ -31,7 +31,7 @@ import yaml
 from scripts.mutants import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("pagesim/blocks.py", "pagesim/allocators/*.py", "pagesim/schedulers/*.py")
+TARGETS = ("pagesim/blocks.py", "pagesim/allocators/*.py", "pagesim/schedulers/*.py", "pagesim/fastlane/*.py")
 COPIED = (
     "pagesim",
     "backends",
@@ -58,6 +58,11 @@ NEAREST = {
         "tests/unit/test_schedulers.py",
         "tests/unit/test_work_left.py",
         "tests/unit/test_plain_policy.py",
+    ],
+    "pagesim/fastlane": [
+        "tests/benchmark/test_counts.py",
+        "tests/property/test_fast_forward.py",
+        "tests/property/test_core_oracle.py",
     ],
 }
 """The tests that are about a file."""
@@ -260,7 +265,7 @@ def _report(verdicts: list[Verdict], num_possible: int, seed: int) -> str:
         "# Mutants",
         "",
         f"`python -m scripts.mutate --seed {seed} --count {len(verdicts)}`: {len(verdicts)} of {num_possible} mutants",
-        "that there are of the allocators, the block pool and the schedulers.",
+        "that there are of the allocators, the block pool, the schedulers and the fast lane.",
         "",
         f"Caught / planted: **{caught} / {len(verdicts)}** ({caught / len(verdicts):.1%}).",
         f"Of those that are not known to change nothing: {caught} / {num_told_apart} ({caught / num_told_apart:.1%}).",
