@@ -52,10 +52,10 @@ class Arrivals:
         begin = self.end
         if begin >= len(self._source):
             return False
-        if oldest - self.first >= self.CHUNK:
-            dropped = oldest - self.first
+        dropped = min(oldest - self.first, len(self.instants))
+        if dropped >= self.CHUNK:
             del self.instants[:dropped], self.prompts[:dropped], self.outputs[:dropped]
-            self.first = oldest
+            self.first += dropped
         instants, prompts, outputs = self._source.numbers(begin, min(begin + self.CHUNK, len(self._source)))
         longest = self._longest
         if self._truncate:

@@ -88,7 +88,7 @@ class Server:
     block_size: int
     allocator: str | Maker = "paged"
     scheduler: str | type[Scheduler] = "mixed"
-    victim: str = "youngest"
+    victim: str | type[Any] = "youngest"
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 4096
     max_model_len: int = 2048
@@ -110,7 +110,7 @@ class Server:
             self.account,
             self.journal,
             Limits(self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len),
-            VICTIMS[self.victim](),
+            (VICTIMS[self.victim] if isinstance(self.victim, str) else self.victim)(),
             twin=self.make_allocator,
             **self.options,
         )

@@ -470,3 +470,21 @@ def test_inv_10_a_policy_that_changes_its_mind_is_asked_in_every_step(fast_forwa
     server.alloc.refusals = 5  # its twin over an empty pool is in a better mood
     server.run(requests, backend=FakeBackend(1), fast_forward=fast_forward)
     assert requests[1].admitted_at == 5
+
+
+@pytest.mark.parametrize("allocator", ["paged", "copy_on_write", "pow2-buddy"])
+@pytest.mark.parametrize("scheduler", ["chunked", "mixed", "static"])
+def test_inv_11_a_sample_that_has_ended_gives_the_prompt_back_that_it_stores_again_for_others(
+    allocator: str, scheduler: str
+) -> None:
+    # Preempted when its first sample had all of its tokens, and the second one two of four.
+    request = Request(0, 0, 6, 4, 2)
+    ended, going_on = request.sequences
+    ended.num_generated, going_on.num_generated = 4, 2
+    request.forked, request.num_live, request.first_token_at = False, 1, 0
+    request.num_preemptions_recompute = 1
+    server = Server(40, 4, allocator, scheduler, max_model_len=40)
+    server.run([request])  # raises if a block is held at the end
+    assert request.status is SequenceStatus.FINISHED
+    assert (ended.num_generated, going_on.num_generated) == (4, 4)
+    assert server.pool.num_held == 0
