@@ -68,6 +68,10 @@ def test_steps_and_graphs() -> None:
     run(*(f"{BACKEND}::{name}" for name in names), expected=3)
 
 
+def test_the_benchmark_command() -> None:
+    run("test_benchmark.py", expected=8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["max", "copy_on_write", "swapping", "plug-in"])
 def test_inv_9_under_policies(policy: str) -> None:

@@ -76,6 +76,12 @@ class Layout:
     num_pieces: int
 
     @classmethod
+    def chosen(cls, shape: CacheShape, num_blocks: int, *, contiguous: bool) -> Layout:
+        """Return the layout that serves best: block-major, unless tables are runs or the blocks are tiny."""
+        part = shape.elements_per_block * ELEMENT_BYTES // (2 * shape.num_layers)
+        return cls.of(shape, num_blocks, block_major=not contiguous and part >= BLOCK_MAJOR_FROM)
+
+    @classmethod
     def of(cls, shape: CacheShape, num_blocks: int, *, block_major: bool) -> Layout:
         """Return the layout of a pool of ``num_blocks`` blocks."""
         token = shape.num_kv_heads * shape.head_dim
@@ -86,6 +92,16 @@ class Layout:
         plane = num_blocks * part
         value = shape.num_layers * plane
         return cls(part, token, shape.head_dim, plane, value, part, plane, 2 * shape.num_layers)
+
+    @property
+    def block_major(self) -> bool:
+        """Whether a block is one piece."""
+        return self.num_pieces == 1
+
+    def view(self, pool: int, layer: int, block_size: int) -> PoolView:
+        """Return one layer of a pool at a device address, as kernels see it."""
+        key = pool + layer * self.layer * ELEMENT_BYTES
+        return PoolView(key, key + self.value * ELEMENT_BYTES, self.block, self.token, self.head, block_size)
 
 
 @dataclass(frozen=True)
@@ -124,11 +140,10 @@ class Pool:
         self.stream = stream
         self.link = cupy.cuda.Stream(non_blocking=True)
         self.block_bytes = shape.elements_per_block * ELEMENT_BYTES
-        part = self.block_bytes // (2 * shape.num_layers)
-        self.block_major = not contiguous and part >= BLOCK_MAJOR_FROM
         num_blocks = shape.num_blocks + 1  # the spare one
         self.spare_slot = shape.num_slots
-        self.layout = Layout.of(shape, num_blocks, block_major=self.block_major)
+        self.layout = Layout.chosen(shape, num_blocks, contiguous=contiguous)
+        self.block_major = self.layout.block_major
         self._data = _allocate_device(num_blocks * self.block_bytes, shape.num_slots)
         self._staging: Array = None
         self._host: Any = None
@@ -141,10 +156,7 @@ class Pool:
 
     def view(self, layer: int) -> PoolView:
         """Return one layer as kernels see it."""
-        layout = self.layout
-        key = self._data.data.ptr + layer * layout.layer * ELEMENT_BYTES
-        value = key + layout.value * ELEMENT_BYTES
-        return PoolView(key, value, layout.block, layout.token, layout.head, self.shape.block_size)
+        return self.layout.view(self._data.data.ptr, layer, self.shape.block_size)
 
     def fill(self, bits: int) -> None:
         """Set every element of the device pool, the spare block included: for tests."""
