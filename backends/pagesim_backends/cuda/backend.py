@@ -49,7 +49,7 @@ SCRATCH_BYTES: Final = 2**30
 
 MAX_GRAPHS: Final = 512
 
-TRIAL_BYTES: Final = 256 * 2**20
+TRIAL_BYTES: Final = 2**30
 NUM_TRIALS: Final = 3
 """K and V that a trial of a plan reads, where the model has as many layers, and how often."""
 

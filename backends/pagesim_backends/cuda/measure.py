@@ -24,7 +24,7 @@ from pagesim_backends import tokens
 from pagesim_backends.cache_shape import CacheShape
 from pagesim_backends.cuda import kernels
 from pagesim_backends.cuda.attention import Decode, DecodeBuffers, Prefill
-from pagesim_backends.cuda.backend import NUM_TRIALS, Buffers
+from pagesim_backends.cuda.backend import NUM_TRIALS, TRIAL_BYTES, Buffers
 from pagesim_backends.cuda.batch import PREFILL_ITEM
 from pagesim_backends.cuda.kernels import PREFILL_ROWS, Addressing, PoolView
 from pagesim_backends.cuda.launch import launch, pack
@@ -321,7 +321,7 @@ class Bench:
         trial = Clock(NUM_TRIALS, self.clock.stream)
         count = num_layers * sets
         if plan_by is None:  # the choice is made once for many steps
-            tried = min(count, -(-self.rotate_bytes // point.num_bytes) + 1)
+            tried = min(count, -(-TRIAL_BYTES // point.num_bytes))
             decode.planner.plan(lengths, tables, lambda plan: trial.median(launches(plan, tried)))
         started = time.perf_counter()
         plan = decode.planner.plan(lengths, tables) if plan_by is None else plan_by(decode, tables)

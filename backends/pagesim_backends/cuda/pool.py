@@ -45,7 +45,8 @@ STAGING_BYTES: Final = 256 * 2**20
 BLOCK_MAJOR_FROM: Final = 8 * 2**10
 """Bytes of one layer's K of a block from which the block-major layout is taken."""
 DMA_FROM: Final = 32 * 2**10
-"""Bytes of an average host run from which the copy engines are used; shorter ones go by a small kernel."""
+"""Bytes of the shortest host run from which the copy engines are used, or, four times as many, of the average one. What
+is shorter goes by a small kernel: the engines bring pieces of 16 KiB to the device at 4 GB/s."""
 LINK_BLOCKS_OUT: Final = 4
 LINK_BLOCKS_IN: Final = 8
 """Thread blocks of that kernel: enough for the host link (48 GB/s on an H200), few enough to leave attention the
@@ -261,11 +262,12 @@ class Pool:
         apart = np.flatnonzero((np.diff(places) != 1) | (np.diff(host_blocks) != 1)) + 1
         first = np.concatenate(([0], apart))
         count = np.diff(np.concatenate((first, [len(places)]))).astype(np.uint64)
-        if len(places) * self.block_bytes // len(first) >= DMA_FROM:
+        runs = count * size
+        if runs.min() >= DMA_FROM or runs.mean() >= 4 * DMA_FROM:
             here = np.uint64(on_device.data.ptr) + places[first].astype(np.uint64) * size
             there = np.uint64(self._host.ptr) + host_blocks[first].astype(np.uint64) * size
             targets, sources = (there, here) if to_host else (here, there)
-            return partial(copy_pieces, targets, sources, count * size, self.link, to_host=to_host)
+            return partial(copy_pieces, targets, sources, runs, self.link, to_host=to_host)
         host, packed = self._host.ptr, self._packed()
         if to_host:
             order = np.stack((places, host_blocks), axis=1)
