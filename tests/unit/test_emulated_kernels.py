@@ -42,7 +42,7 @@ def run(*names: str, expected: int) -> None:
 
 
 def test_moves_and_drawn_tokens() -> None:
-    run("test_pool.py", expected=13)
+    run("test_pool.py", expected=17)
 
 
 @pytest.mark.parametrize("case", ["fp16-80-4", "bf16-96-1"])

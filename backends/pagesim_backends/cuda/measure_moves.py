@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import cupy
 import numpy as np
@@ -16,6 +16,9 @@ from pagesim_backends.cuda.kernels import Addressing
 from pagesim_backends.cuda.measure import Bench, Point
 from pagesim_backends.cuda.pool import Pool
 from pagesim_backends.moves import batches
+
+RANDOM_BYTES: Final = 16 * 2**20
+"""Random bytes that a pool is filled with, again and again."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class MoveFigures:
 def moves(shape: CacheShape, num_moved: int, *, contiguous: bool = False, repeats: int = 5) -> MoveFigures:
     """Measure copies and swaps of ``num_moved`` scattered blocks each way."""
     stream = cupy.cuda.Stream(non_blocking=True)
-    pool = Pool(shape, contiguous=contiguous, bf16=False, stream=stream)
+    pool = _filled_pool(shape, contiguous, stream)
     rng = np.random.default_rng(0)
     devices = rng.permutation(shape.num_blocks)[: 2 * num_moved].tolist()
     hosts = rng.permutation(shape.num_host_blocks)[:num_moved].tolist()
@@ -92,7 +95,7 @@ class BesideFigures:
 
 def decode_beside_swaps(bench: Bench, point: Point, shape: CacheShape, *, contiguous: bool = False) -> BesideFigures:
     """Measure decode while all blocks of a pool go to scattered places on the host, and while they come back."""
-    pool = Pool(shape, contiguous=contiguous, bf16=False, stream=cupy.cuda.Stream(non_blocking=True))
+    pool = _filled_pool(shape, contiguous, cupy.cuda.Stream(non_blocking=True))
     prepared = bench.prepare(point, 16, Addressing.PAGED)
     graph, count = bench.clock.capture(prepared.launches), len(prepared.launches)
     alone = bench.clock.replay(graph, count)
@@ -101,6 +104,12 @@ def decode_beside_swaps(bench: Bench, point: Point, shape: CacheShape, *, contig
     ins: list[Op] = [SwapIn(place, block) for block, place in enumerate(places)]
     (out_us, out_rate), (in_us, in_rate) = (_replays_beside(bench, graph, count, pool, ops) for ops in (outs, ins))
     return BesideFigures(point.name, pool.block_bytes / 1024, alone, out_us, in_us, out_rate, in_rate)
+
+
+def _filled_pool(shape: CacheShape, contiguous: bool, stream: Any) -> Pool:
+    pool = Pool(shape, contiguous=contiguous, bf16=False, stream=stream)
+    pool.repeat(np.random.default_rng(0).integers(0, 256, RANDOM_BYTES, np.uint8))
+    return pool
 
 
 def _replays_beside(bench: Bench, graph: Any, count: int, pool: Pool, ops: list[Op]) -> tuple[float | None, float]:

@@ -163,6 +163,16 @@ class Pool:
         """Set every element of the device pool, the spare block included: for tests."""
         self._data.view(np.uint16).fill(bits)
 
+    def repeat(self, values: npt.NDArray[np.uint8]) -> None:
+        """Set the device pool to repetitions of some bytes: for measurements, as zeros may be moved faster."""
+        data, count = self._data, min(len(values), self._data.nbytes)
+        data[:count].set(values[:count])
+        while count < data.nbytes:
+            more = min(count, data.nbytes - count)
+            data[count : count + more] = data[:more]
+            count += more
+        cupy.cuda.Device().synchronize()
+
     def perform(self, batch: Batch) -> None:
         """Enqueue one batch on the step's stream. A swap-out's transfer goes on beside what follows."""
         for enqueue in self.prepare(batch):
