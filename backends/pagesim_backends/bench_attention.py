@@ -297,15 +297,15 @@ def _sdpa_prefill(model: Model, num_tokens: int, clock: Clock) -> float | None:
 
 
 def _beside(bench: Bench, points: list[Point], *, quick: bool) -> dict[str, Any]:
-    """Measure decode beside swaps of two sizes of blocks, and what a launch costs the host."""
+    """Measure decode beside swaps of blocks of 2 MiB, 128 KiB and 32 KiB, and what a launch costs the host."""
     from pagesim_backends.cache_shape import CacheShape
     from pagesim_backends.cuda import measure_moves
 
     point = max(points, key=lambda point: point.num_bytes if point.num_bytes < 2 * GIB else 0)
-    sizes = ((4096, 16), (65536, 1))  # blocks, block size: 8 GiB of Llama-3-8B
-    shapes = [CacheShape(count, block_size, count, 32, 32, 8, 128) for count, block_size in sizes]
+    sizes = ((2048, 16, 32), (32768, 1, 32), (131072, 1, 8))  # blocks, block size, layers: 4 GiB of Llama-3-8B
+    shapes = [CacheShape(count, size, 2 * count, layers, 32, 8, 128) for count, size, layers in sizes]
     rows = []
-    for shape in [CacheShape(64, 16, 64, 2, 8, 2, 64)] if quick else shapes:
+    for shape in [CacheShape(32, 16, 64, 2, 8, 2, 64)] if quick else shapes:
         beside = measure_moves.decode_beside_swaps(bench, point, shape)
         print(f"decode ({beside.point}) alone {beside.alone_us:.1f} us a layer; {_slower(beside)}", flush=True)
         rows.append(asdict(beside))

@@ -94,12 +94,13 @@ class BesideFigures:
 
 
 def decode_beside_swaps(bench: Bench, point: Point, shape: CacheShape, *, contiguous: bool = False) -> BesideFigures:
-    """Measure decode while all blocks of a pool go to scattered places on the host, and while they come back."""
+    """Measure decode while blocks of a pool go to scattered ones of a host pool, half of which they fill, and back."""
     pool = _filled_pool(shape, contiguous, cupy.cuda.Stream(non_blocking=True))
     prepared = bench.prepare(point, 16, Addressing.PAGED)
     graph, count = bench.clock.capture(prepared.launches), len(prepared.launches)
     alone = bench.clock.replay(graph, count)
-    places = np.random.default_rng(0).permutation(min(shape.num_blocks, shape.num_host_blocks)).tolist()
+    places = np.random.default_rng(0).permutation(shape.num_host_blocks)[: shape.num_host_blocks // 2].tolist()
+    places = places[: shape.num_blocks]
     outs: list[Op] = [SwapOut(block, place) for block, place in enumerate(places)]
     ins: list[Op] = [SwapIn(place, block) for block, place in enumerate(places)]
     (out_us, out_rate), (in_us, in_rate) = (_replays_beside(bench, graph, count, pool, ops) for ops in (outs, ins))
