@@ -26,8 +26,11 @@ from pagesim.errors import PagesimError
 
 if TYPE_CHECKING:
     from pagesim_backends.cuda.measure import Bench, Clock, DecodeFigures, Model, Point
+    from pagesim_backends.cuda.measure_moves import BesideFigures
 
 GIB: Final = 2**30
+POOL_BYTES: Final = 64 * GIB
+"""Of the pool that decode attention is measured in, at most half of the device: as large as a server's."""
 
 LLAMA_UNIFORM: Final = (
     (1, 1024),
@@ -52,6 +55,7 @@ OTHERS: Final = (
     ("head 256", 16, 8, 256, False),
     ("group 8", 64, 8, 128, False),
     ("group 16", 32, 2, 128, False),
+    ("head 256, group 8", 16, 2, 256, False),
 )
 """Name, query heads, KV heads, head size and bf16 of other models."""
 
@@ -78,13 +82,19 @@ def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
 
     backend.check_device()
     clock = measure.Clock(repeats=1 if quick else 9)
+
+    def bench_for(model: Model, points: Listing[Point]) -> Bench:
+        if quick:
+            return measure.Bench(model, 2**20, clock, rotate_bytes=2**16)
+        largest = max(point.num_bytes for point in points) * 9 // 8
+        return measure.Bench(model, max(largest, min(POOL_BYTES, backend.free_bytes() // 2)), clock)
+
     out.mkdir(parents=True, exist_ok=True)
     extra = json.loads(batches.read_text()) if batches is not None else []
     results: dict[str, Any] = {"decode": [], "block_sizes": [], "sdpa": {}, "prefill_tflops": {}, "shapes": []}
     results["moves"] = []
     for model, points in _points(extra, quick=quick):
-        largest = max(point.num_bytes for point in points)
-        bench = measure.Bench(model, max(largest + largest // 8, 2**20 if quick else 6 * GIB), clock)
+        bench = bench_for(model, points)
         for point in points:
             figures = bench.decode(point)
             sdpa = None if quick or len(set(point.lengths)) > 1 else _sdpa(point, clock)
@@ -104,19 +114,20 @@ def measure_all(out: Path, batches: Path | None, *, quick: bool) -> None:
             results["prefill_tflops"][f"{model.name} {tokens} after {stored}"] = rates
             shown = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
             print(f"{model.name}: prefill of {tokens} tokens after {stored}, Tflop/s: {shown}", flush=True)
-        if model is measure.LLAMA_3_8B:
+        if model in (measure.LLAMA_3_8B, measure.SMALL):
             results |= _beside(bench, points, quick=quick)
         _save(out, results)
         del bench
     for sizes in () if quick else OTHERS:
         model = measure.Model(*sizes)
         points = [measure.Point(f"64x{length}", model, (length,) * 64) for length in (1024, 4096)]
-        largest = max(point.num_bytes for point in points)
-        bench = measure.Bench(model, max(largest + largest // 8, 2 * GIB), clock)
+        bench = bench_for(model, points)
         for point in points:
             figures = bench.decode(point)
+            sdpa = _sdpa(point, clock)
             results["shapes"].append(asdict(figures))
-            print(_row(figures, _sdpa(point, clock)), flush=True)
+            results["sdpa"][f"{model.name} {point.name}"] = sdpa
+            print(_row(figures, sdpa), flush=True)
         _save(out, results)
         del bench
     for moved in _moves(quick=quick):
@@ -186,7 +197,7 @@ def _commit() -> str | None:
 def _points(extra: Listing[dict[str, Any]], *, quick: bool) -> list[tuple[Model, list[Point]]]:
     import numpy as np
 
-    from pagesim_backends.cuda.measure import LLAMA_3_8B, OPT_13B, Point
+    from pagesim_backends.cuda.measure import LLAMA_3_8B, OPT_13B, SMALL, Point
 
     def uniform(model: Model, shapes: Listing[tuple[int, int]]) -> list[Point]:
         return [Point(f"{count}x{length}", model, (length,) * count) for count, length in shapes]
@@ -196,7 +207,7 @@ def _points(extra: Listing[dict[str, Any]], *, quick: bool) -> list[tuple[Model,
         return Point(f"ragged {count} (mean {mean})", model, tuple(np.clip(drawn, 16, 11_325).astype(int).tolist()))
 
     if quick:
-        return [(LLAMA_3_8B, [*uniform(LLAMA_3_8B, [(2, 40)]), Point("ragged", LLAMA_3_8B, (17, 100, 5))])]
+        return [(SMALL, [*uniform(SMALL, [(2, 40)]), Point("ragged", SMALL, (17, 100, 5))])]
     found = []
     for model, shapes in ((LLAMA_3_8B, LLAMA_UNIFORM), (OPT_13B, OPT_UNIFORM)):
         points = uniform(model, shapes) + [ragged(model, *shape) for shape in RAGGED]
@@ -214,6 +225,7 @@ def _row(figures: DecodeFigures, sdpa: float | None) -> str:
     row = f"{figures.model:11s} {figures.point:24s} {figures.mib:7.0f} MiB  ceiling {ceiling:7.1f} us"
     row += f" (early {figures.early_ceiling_us:.1f})  paged {share(figures.paged_us)}"
     row += f"  ordinary launch {share(figures.ordinary_us)}  contiguous {share(figures.contiguous_us)}"
+    row += f" (paged {figures.paged_us / figures.contiguous_us - 1:+.1%})"
     if sdpa is not None:
         row += f"  sdpa {share(sdpa)}"
     return (
@@ -285,36 +297,48 @@ def _sdpa_prefill(model: Model, num_tokens: int, clock: Clock) -> float | None:
 
 
 def _beside(bench: Bench, points: list[Point], *, quick: bool) -> dict[str, Any]:
-    """Measure decode beside swaps, and what a launch costs the host."""
+    """Measure decode beside swaps of blocks of 2 MiB, 128 KiB and 32 KiB, and what a launch costs the host."""
     from pagesim_backends.cache_shape import CacheShape
-    from pagesim_backends.cuda import measure
+    from pagesim_backends.cuda import measure_moves
 
     point = max(points, key=lambda point: point.num_bytes if point.num_bytes < 2 * GIB else 0)
-    shape = CacheShape(64, 16, 64, 2, 8, 8, 128) if quick else CacheShape(4096, 16, 4096, 32, 32, 8, 128)
-    beside = measure.decode_beside_swaps(bench, point, shape)
-    direct, replayed = measure.launch_overhead(bench, points[0])
-    slower = [time / beside.alone_us - 1 for time in (beside.out_us, beside.in_us)]
-    print(
-        f"decode alone {beside.alone_us:.1f} us, beside swap-outs {slower[0]:+.1%}, beside swap-ins {slower[1]:+.1%}"
-        + ("" if beside.lasted else " (the swaps ended too early: no figures)")
+    sizes = ((2048, 16, 32), (32768, 1, 32), (131072, 1, 8))  # blocks, block size, layers: 4 GiB of Llama-3-8B
+    shapes = [CacheShape(count, size, 2 * count, layers, 32, 8, 128) for count, size, layers in sizes]
+    rows = []
+    for shape in [CacheShape(32, 16, 64, 2, 8, 2, 64)] if quick else shapes:
+        beside = measure_moves.decode_beside_swaps(bench, point, shape)
+        print(f"decode ({beside.point}) alone {beside.alone_us:.1f} us a layer; {_slower(beside)}", flush=True)
+        rows.append(asdict(beside))
+    direct, replayed = measure_moves.launch_overhead(bench, points[0])
+    print(f"a launch costs the host {direct:.1f} us, replayed in a graph {replayed:.2f} us", flush=True)
+    return {"decode_beside_swaps": rows, "launch_us": direct, "graph_launch_us": replayed}
+
+
+def _slower(beside: BesideFigures) -> str:
+    ways = (("out", beside.out_us, beside.out_gb_per_s), ("in", beside.in_us, beside.in_gb_per_s))
+    shown = (
+        f"{way} {time / beside.alone_us - 1:+.1%} at {rate:.1f} GB/s" if time is not None else f"{way} ended too early"
+        for way, time, rate in ways
     )
-    print(f"a launch costs the host {direct:.1f} us, replayed in a graph {replayed:.1f} us", flush=True)
-    return {"decode_beside_swaps": asdict(beside), "launch_us": direct, "graph_launch_us": replayed}
+    return f"beside swaps of blocks of {beside.block_kib:.0f} KiB: {', '.join(shown)}"
 
 
 def _moves(*, quick: bool) -> list[Any]:
-    """Measure copies and swaps of blocks of several sizes, of Llama-3-8B."""
+    """Measure copies and swaps of blocks of several sizes: of Llama-3-8B, and small ones of a part of it."""
     from pagesim_backends.cache_shape import CacheShape
-    from pagesim_backends.cuda import measure
+    from pagesim_backends.cuda import measure_moves
 
     if quick:
-        return [measure.moves(CacheShape(64, 16, 32, 2, 8, 8, 128), 16, repeats=1)]
+        return [measure_moves.moves(CacheShape(64, 16, 32, 2, 8, 2, 64), 16, repeats=1)]
     found = []
-    for block_size in (1, 8, 16, 64):
+    for block_size in (1, 2, 4, 8, 16, 64):
         num_blocks = 65536 // block_size  # 8 GiB
         shape = CacheShape(num_blocks, block_size, num_blocks // 4, 32, 32, 8, 128)
-        found.append(measure.moves(shape, num_blocks // 8))
-    found.append(measure.moves(CacheShape(65536, 1, 16384, 32, 32, 8, 128), 8192, contiguous=True))
+        found.append(measure_moves.moves(shape, num_blocks // 8))
+    found.append(measure_moves.moves(CacheShape(65536, 1, 16384, 32, 32, 8, 128), 8192, contiguous=True))
+    for num_layers in (4, 8, 16):  # of a pipeline's stage: blocks of 16 to 64 KiB
+        shape = CacheShape(2**19 // num_layers, 1, 2**17 // num_layers, num_layers, 32, 8, 128)
+        found.append(measure_moves.moves(shape, 2**16 // num_layers))
     return found
 
 

@@ -71,6 +71,13 @@ def test_copies_follow_their_order(pool: Any) -> None:
     np.testing.assert_array_equal(blocks_of(pool), expected)
 
 
+@pytest.mark.parametrize("count", [1000, 2**24])
+def test_a_pool_is_filled_with_repetitions(pool: Any, count: int) -> None:
+    values = np.random.default_rng(2).integers(0, 256, count, np.uint8)
+    pool.repeat(values)
+    np.testing.assert_array_equal(cupy.asnumpy(pool._data), np.resize(values, pool._data.nbytes))
+
+
 def test_overlapping_copies_without_a_host_pool() -> None:
     """They go through a buffer of their own, which has to live until they are done."""
     pool = make_pool(40, 32, 0)

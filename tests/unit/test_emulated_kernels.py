@@ -42,7 +42,7 @@ def run(*names: str, expected: int) -> None:
 
 
 def test_moves_and_drawn_tokens() -> None:
-    run("test_pool.py", expected=13)
+    run("test_pool.py", expected=17)
 
 
 @pytest.mark.parametrize("case", ["fp16-80-4", "bf16-96-1"])
@@ -66,6 +66,10 @@ def test_steps_and_graphs() -> None:
         "test_plans_that_are_tried_leave_no_trace",
     )
     run(*(f"{BACKEND}::{name}" for name in names), expected=3)
+
+
+def test_the_benchmark_command() -> None:
+    run("test_benchmark.py", expected=8)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ SCRATCH_BYTES: Final = 2**30
 
 MAX_GRAPHS: Final = 512
 
-TRIAL_BYTES: Final = 256 * 2**20
+TRIAL_BYTES: Final = 2**30
 NUM_TRIALS: Final = 3
 """K and V that a trial of a plan reads, where the model has as many layers, and how often."""
 
@@ -656,3 +656,9 @@ def check_device() -> None:
         raise UnavailableError(
             f"backend cuda needs a GPU of compute capability 8.0 or higher (Ampere, Ada, Hopper), not {major}.{minor}"
         )
+
+
+def free_bytes() -> int:
+    """Return the free memory of the current device, after giving back what CuPy holds for later."""
+    cupy.get_default_memory_pool().free_all_blocks()
+    return int(cupy.cuda.runtime.memGetInfo()[0])

@@ -1,8 +1,9 @@
-"""Measures the kernels on the GPU that is there: decode attention beside its ceiling, moves, launches.
+"""Measures attention on the GPU that is there: decode beside its ceiling and its contiguous twin, and prefill.
 
-Every time is that of a launch in a CUDA graph, the median over replays, over sets of blocks that together are
-larger than the L2 cache. The ceiling is the time of a kernel that reads as many bytes and does nothing else,
-measured in the same process: the honest floor of decode attention, which writes almost nothing.
+Every time is that of a launch in a CUDA graph, the median over replays. A graph goes through the layers of a pool
+that is laid out as the backend lays out its own and is far larger than the L2 cache, with blocks from all over it.
+The ceiling is the time of a kernel that reads as many bytes and does nothing else, measured in the same process:
+the honest floor of decode attention, which writes almost nothing.
 """
 
 from __future__ import annotations
@@ -18,35 +19,34 @@ import cupy
 import numpy as np
 import numpy.typing as npt
 
-from pagesim.blocks import BlockOps, Copy, Op, SwapIn, SwapOut
 from pagesim.errors import BackendError
 from pagesim_backends import tokens
 from pagesim_backends.cache_shape import CacheShape
 from pagesim_backends.cuda import kernels
 from pagesim_backends.cuda.attention import Decode, DecodeBuffers, Prefill
-from pagesim_backends.cuda.backend import NUM_TRIALS, Buffers
+from pagesim_backends.cuda.backend import NUM_TRIALS, TRIAL_BYTES, Buffers
 from pagesim_backends.cuda.batch import PREFILL_ITEM
 from pagesim_backends.cuda.kernels import PREFILL_ROWS, Addressing, PoolView
 from pagesim_backends.cuda.launch import launch, pack
 from pagesim_backends.cuda.plan import DecodePlan
-from pagesim_backends.cuda.pool import ELEMENT_BYTES, Pool
-from pagesim_backends.moves import batches
+from pagesim_backends.cuda.pool import ELEMENT_BYTES, Layout
 
 Array = Any  # cupy.ndarray
 
 ROTATE_BYTES: Final = 256 * 2**20
-"""What the sets of blocks of one measurement hold at least: several times an L2 cache."""
+"""What the layers and sets of blocks of one measurement hold at least: several times an L2 cache."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """Heads of a model, as attention sees them."""
+    """Heads and layers of a model, as attention sees them."""
 
     name: str
     num_query_heads: int
     num_kv_heads: int
     head_dim: int
     bf16: bool = False
+    num_layers: int = 32
 
     @property
     def token_bytes(self) -> int:
@@ -54,8 +54,10 @@ class Model:
         return 2 * self.num_kv_heads * self.head_dim * ELEMENT_BYTES
 
 
-OPT_13B: Final = Model("opt-13b", 40, 40, 128)
+OPT_13B: Final = Model("opt-13b", 40, 40, 128, num_layers=40)
 LLAMA_3_8B: Final = Model("llama-3-8b", 32, 8, 128)
+SMALL: Final = Model("small", 8, 2, 64, num_layers=2)
+"""Of no use but to see that everything runs."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class DecodeFigures:
         num_sequences: of the batch.
         mib: K and V that are read.
         block_size: of the paged run.
+        num_layers: of the pool, fewer than the model's where the batch would not fit.
         ceiling_us: of reading as many bytes, by ordinary launches.
         early_ceiling_us: the same by launches that start while the one before them ends.
         paged_us: with a block table, by such early launches, as the backend does.
@@ -96,6 +99,7 @@ class DecodeFigures:
     num_sequences: int
     mib: float
     block_size: int
+    num_layers: int
     ceiling_us: float
     early_ceiling_us: float
     paged_us: float
@@ -151,39 +155,53 @@ class Prepared:
     Attributes:
         plan: what is launched.
         plan_us: the host's time to make it, when a batch like it came before.
-        launches: over different sets of blocks.
+        num_layers: of the pool.
+        launches: one for each layer, over different sets of blocks.
     """
 
     plan: DecodePlan
     plan_us: float
+    num_layers: int
     launches: list[Callable[[], None]]
 
 
 class Bench:
-    """K and V of one layer of one model, full of random numbers, and the kernels over it.
+    """A pool of one model, full of random numbers, and the attention kernels over it.
 
     Args:
-        model: whose heads.
-        pool_bytes: of K and V together.
+        model: whose heads and layers.
+        pool_bytes: of all layers together.
         clock: takes the times.
+        rotate_bytes: see ``ROTATE_BYTES``.
     """
 
-    def __init__(self, model: Model, pool_bytes: int, clock: Clock) -> None:
+    def __init__(self, model: Model, pool_bytes: int, clock: Clock, *, rotate_bytes: int = ROTATE_BYTES) -> None:
         self.model = model
+        self.rotate_bytes = rotate_bytes
         self.clock = clock
-        self.num_slots = pool_bytes // model.token_bytes // 256 * 256
         self.device = cupy.cuda.Device().id
         self.num_sms = int(cupy.cuda.Device().attributes["MultiProcessorCount"])
-        row = model.num_kv_heads * model.head_dim
-        self.data = cupy.empty((2, self.num_slots, row), np.uint16)
+        self.data = cupy.empty(pool_bytes // model.token_bytes * model.token_bytes // ELEMENT_BYTES, np.uint16)
         self.memory = Buffers()
         self._fill()
 
-    def view(self, block_size: int) -> PoolView:
-        """Return the pool in blocks of a size."""
-        dim, heads = self.model.head_dim, self.model.num_kv_heads
-        token = dim * heads
-        return PoolView(self.data[0].data.ptr, self.data[1].data.ptr, block_size * token, token, dim, block_size)
+    def views(self, block_size: int, num_layers: int, *, contiguous: bool = False) -> list[PoolView]:
+        """Return each layer of the pool, laid out as the backend does for a policy with such blocks."""
+        model = self.model
+        shape = CacheShape(
+            self._num_blocks(block_size, num_layers),
+            block_size,
+            0,
+            num_layers,
+            model.num_query_heads,
+            model.num_kv_heads,
+            model.head_dim,
+        )
+        layout = Layout.chosen(shape, shape.num_blocks, contiguous=contiguous)
+        return [layout.view(int(self.data.data.ptr), layer, block_size) for layer in range(num_layers)]
+
+    def _num_blocks(self, block_size: int, num_layers: int) -> int:
+        return int(self.data.nbytes) // (num_layers * block_size * self.model.token_bytes)
 
     def decode(self, point: Point, block_size: int = 16, seed: int = 0) -> DecodeFigures:
         """Measure one batch: the ceiling, the kernel over shuffled blocks, its twin over runs of slots."""
@@ -192,22 +210,23 @@ class Bench:
             prepared = self.prepare(point, block_size, addressing, seed=seed, early=early)
             times[addressing, early] = self.clock.median(prepared.launches)
             if (addressing, early) == (Addressing.PAGED, True):
-                plan, plan_us = prepared.plan, prepared.plan_us
+                chosen = prepared
         return DecodeFigures(
             point=point.name,
             model=self.model.name,
             num_sequences=len(point.lengths),
             mib=point.num_bytes / 2**20,
             block_size=block_size,
+            num_layers=chosen.num_layers,
             ceiling_us=self.ceiling(point.num_bytes),
             early_ceiling_us=self.ceiling(point.num_bytes, early=True),
             paged_us=times[Addressing.PAGED, True],
             ordinary_us=times[Addressing.PAGED, False],
             contiguous_us=times[Addressing.CONTIGUOUS, True],
-            form=f"{plan.form.num_warps}x{plan.form.blocks_per_sm}",
-            items=len(plan.items),
-            max_splits=plan.max_splits,
-            plan_us=plan_us,
+            form=f"{chosen.plan.form.num_warps}x{chosen.plan.form.blocks_per_sm}",
+            items=len(chosen.plan.items),
+            max_splits=chosen.plan.max_splits,
+            plan_us=chosen.plan_us,
         )
 
     def ceiling(self, num_bytes: int, *, early: bool = False) -> float:
@@ -221,7 +240,7 @@ class Bench:
         sink = cupy.zeros(1, np.uint32)
         cupy.cuda.Device().synchronize()
         whole, vectors = self.data.nbytes, num_bytes // 16
-        sets = self._num_sets(num_bytes, whole)
+        sets = max(1, min(whole // num_bytes, -(-self.rotate_bytes // num_bytes) + 1))
         best = float("inf")
         for threads in (256, 512, 1024):
             tiles = -(-vectors // (threads * 8))
@@ -233,7 +252,7 @@ class Bench:
                     params = pack(kernels.READ_PARAMS, source=source, sink=sink.data.ptr, num_vectors=vectors)
                     launch(kernel, (grid, 1), threads, params, self.clock.stream, early=early)
 
-                best = min(best, self.clock.median(_calls(read, self._num_launches(sets, num_bytes))))
+                best = min(best, self.clock.median(calls(read, max(sets, 8 if num_bytes < 2**30 else 3))))
         return best
 
     def prepare(
@@ -256,34 +275,30 @@ class Bench:
             early: whether a launch may start while the one before it ends.
             plan_by: makes the plan from the first entries of the tables; the planner by default.
         """
-        model, view, lengths = self.model, self.view(block_size), np.array(point.lengths, np.int64)
+        model, lengths = self.model, np.array(point.lengths, np.int64)
+        contiguous = addressing is Addressing.CONTIGUOUS
         if addressing is Addressing.PAGED and block_size < kernels.CHUNK:
             addressing = Addressing.PAGED_SMALL
         decode = Decode(
             model.num_query_heads, model.num_kv_heads, model.head_dim, bf16=model.bf16, addressing=addressing
         )
         blocks = -(-lengths // block_size)
-        used, total = int(blocks.sum()), self.num_slots // block_size
-        if used > total:
-            raise BackendError(f"{point.name} needs {used} blocks of {block_size} and the pool has {total}")
-        sets = max(1, min(total // used, self._num_sets(point.num_bytes, self.data.nbytes)))
-        free = np.random.default_rng(seed).permutation(total)[: used * sets].astype(np.int32)
+        used = int(blocks.sum())
+        num_layers, sets, entries = self._spread(point, used, block_size, seed)
         first = np.cumsum(blocks) - blocks
-        tables = first * block_size if addressing is Addressing.CONTIGUOUS else first
+        tables = first * block_size if contiguous else first
+        views = self.views(block_size, num_layers, contiguous=contiguous)
         buffers = DecodeBuffers(self.memory, model.head_dim)
         rows = len(lengths) * model.num_query_heads * model.head_dim * ELEMENT_BYTES
         query, output = self._queries(rows), self.memory.reserve("output", rows)
-        entries = self.memory.send("block_tables", free, self.clock.stream)
-        # A set is its own part of the block tables; without tables, its own part of the pool.
-        contiguous = addressing is Addressing.CONTIGUOUS
-        jump = used * block_size * view.token_stride * ELEMENT_BYTES
 
         def attend(plan: DecodePlan, items: int, index: int) -> None:
-            turn = index % sets
-            place = view
+            # A set is its own part of the block tables; without tables, its own part of the pool.
+            turn, layer = index // num_layers % sets, index % num_layers
+            place, tables_at = views[layer], entries + turn * used * 4
             if contiguous:
-                place = replace(view, key=view.key + turn * jump, value=view.value + turn * jump)
-            tables_at = entries if contiguous else entries + turn * used * 4
+                jump = turn * used * block_size * place.token_stride * ELEMENT_BYTES
+                place, tables_at = replace(place, key=place.key + jump, value=place.value + jump), entries
             decode.launch(
                 plan.form,
                 items,
@@ -301,27 +316,48 @@ class Bench:
             buffers.reserve(max(plan.num_slots, 1), plan.item_heads)
             items = self.memory.send("items", plan.items, self.clock.stream)
             cupy.cuda.Device().synchronize()
-            return _calls(partial(attend, plan, items), count)
+            return calls(partial(attend, plan, items), count)
 
         trial = Clock(NUM_TRIALS, self.clock.stream)
-        count = self._num_launches(sets, point.num_bytes)
+        count = num_layers * sets
         if plan_by is None:  # the choice is made once for many steps
-            decode.planner.plan(lengths, tables, lambda plan: trial.median(launches(plan, sets)))
+            tried = min(count, -(-TRIAL_BYTES // point.num_bytes))
+            decode.planner.plan(lengths, tables, lambda plan: trial.median(launches(plan, tried)))
         started = time.perf_counter()
         plan = decode.planner.plan(lengths, tables) if plan_by is None else plan_by(decode, tables)
         plan_us = (time.perf_counter() - started) * 1e6
-        return Prepared(plan, plan_us, launches(plan, count))
+        return Prepared(plan, plan_us, num_layers, launches(plan, max(count, 3)))
+
+    def _spread(self, point: Point, used: int, block_size: int, seed: int) -> tuple[int, int, int]:
+        """Return the layers of the pool, the sets of blocks that a batch goes through and the address of their tables.
+
+        Args:
+            point: the batch; used: its blocks.
+            block_size: of them.
+            seed: of the order of all blocks of the pool, from which the sets are taken.
+
+        Raises BackendError if not even one layer of the batch fits.
+        """
+        layer_bytes = used * block_size * self.model.token_bytes
+        num_layers = max(1, min(self.model.num_layers, self.data.nbytes // layer_bytes))
+        total = self._num_blocks(block_size, num_layers)
+        if used > total:
+            raise BackendError(f"{point.name} needs {used} blocks of {block_size} and the pool has {total}")
+        sets = min(total // used, -(-self.rotate_bytes // (num_layers * point.num_bytes)))
+        blocks = np.random.default_rng(seed).permutation(total)[: used * sets].astype(np.int32)
+        return num_layers, sets, self.memory.send("block_tables", blocks, self.clock.stream)
 
     def prefill(self, num_tokens: int, stored: int, block_size: int = 16) -> float:
         """Return the Tflop/s of prefill attention for a chunk after ``stored`` tokens, counting causal pairs."""
-        model, view = self.model, self.view(block_size)
+        model = self.model
+        views = self.views(block_size, model.num_layers)
         sizes = (model.num_query_heads, model.num_kv_heads, model.head_dim)
         kernel = Prefill(*sizes, bf16=model.bf16, addressing=Addressing.PAGED)
         group = model.num_query_heads // model.num_kv_heads
         rows = num_tokens * group
         blocks = range(0, rows, PREFILL_ROWS)[::-1]
         items = np.array([(row, rows, 0, stored, 0, (0, 0, 0)) for row in blocks], PREFILL_ITEM)
-        table = np.random.default_rng(0).permutation(self.num_slots // block_size)
+        table = np.random.default_rng(0).permutation(self._num_blocks(block_size, model.num_layers))
         table = table[: -(-(stored + num_tokens) // block_size)].astype(np.int32)
         num_bytes = num_tokens * model.num_query_heads * model.head_dim * ELEMENT_BYTES
         query, output = self._queries(num_bytes), self.memory.reserve("output", num_bytes)
@@ -330,9 +366,9 @@ class Bench:
         cupy.cuda.Device().synchronize()
 
         def attend(index: int) -> None:
-            kernel.launch(sent, len(items), view, query, output, entries, self.clock.stream)
+            kernel.launch(sent, len(items), views[index % len(views)], query, output, entries, self.clock.stream)
 
-        microseconds = self.clock.median(_calls(attend, 5))
+        microseconds = self.clock.median(calls(attend, 5))
         pairs = num_tokens * stored + num_tokens * (num_tokens + 1) // 2
         return 4 * pairs * model.num_query_heads * model.head_dim / microseconds / 1e6
 
@@ -341,143 +377,29 @@ class Bench:
         return int(self.data.data.ptr) if num_bytes <= self.data.nbytes else self.memory.reserve("query", num_bytes)
 
     def _fill(self) -> None:
-        """Draw K and V of as many tokens as there are slots: zeros would be read faster."""
-        keys = cupy.asarray(tokens.token_keys([tokens.Run(1, 0, self.num_slots)]))
+        """Draw K and V of as many tokens as one layer would have room for: zeros would be read faster."""
+        num_tokens = self.data.nbytes // self.model.token_bytes
+        keys = cupy.asarray(tokens.token_keys([tokens.Run(1, 0, num_tokens)]))
+        halves = self.data.reshape(2, -1)
         params = pack(
             kernels.TOKEN_PARAMS,
             keys=keys.data.ptr,
-            key=self.data[0].data.ptr,
-            value=self.data[1].data.ptr,
-            num_tokens=self.num_slots,
+            key=halves[0].data.ptr,
+            value=halves[1].data.ptr,
+            num_tokens=num_tokens,
             num_layers=1,
             num_kv_heads=self.model.num_kv_heads,
             head_dim=self.model.head_dim,
         )
         draw = kernels.load(kernels.cache_variant("draw_tokens", self.model.bf16), self.device)
         cupy.cuda.Device().synchronize()
-        launch(draw, (self.num_slots, 1), 256, params, self.clock.stream)
+        launch(draw, (num_tokens, 1), 256, params, self.clock.stream)
         self.clock.stream.synchronize()
 
-    @staticmethod
-    def _num_sets(num_bytes: int, available: int) -> int:
-        return max(1, min(available // num_bytes, -(-ROTATE_BYTES // num_bytes) + 1))
 
-    @staticmethod
-    def _num_launches(sets: int, num_bytes: int) -> int:
-        return max(sets, 8 if num_bytes < 2**30 else 3)
+def calls(function: Callable[[int], None], count: int) -> list[Callable[[], None]]:
+    """Return ``function`` called with 0, 1, ... ``count - 1``."""
 
-
-@dataclass(frozen=True)
-class MoveFigures:
-    """Moving blocks: sizes in KiB, rates in GB/s.
-
-    Attributes:
-        block_kib: of a block, all layers.
-        layout: of the pool.
-        copy: bytes read and written, over time; all blocks in one launch.
-        swap_out, swap_in: bytes over the host link, to scattered host blocks.
-    """
-
-    block_size: int
-    block_kib: float
-    layout: str
-    copy: float
-    swap_out: float
-    swap_in: float
-
-
-def moves(shape: CacheShape, num_moved: int, *, contiguous: bool = False, repeats: int = 5) -> MoveFigures:
-    """Measure copies and swaps of ``num_moved`` scattered blocks each way."""
-    stream = cupy.cuda.Stream(non_blocking=True)
-    pool = Pool(shape, contiguous=contiguous, bf16=False, stream=stream)
-    rng = np.random.default_rng(0)
-    devices = rng.permutation(shape.num_blocks)[: 2 * num_moved].tolist()
-    hosts = rng.permutation(shape.num_host_blocks)[:num_moved].tolist()
-    copies: list[Op] = [Copy(devices[i], devices[num_moved + i]) for i in range(num_moved)]
-    outs: list[Op] = [SwapOut(devices[i], hosts[i]) for i in range(num_moved)]
-    ins: list[Op] = [SwapIn(hosts[i], devices[i]) for i in range(num_moved)]
-
-    def rate(ops: list[Op], factor: int) -> float:
-        work = [enqueue for batch in batches(BlockOps(ops)) for enqueue in pool.prepare(batch)]
-        found = []
-        for _ in range(repeats + 1):
-            pool.synchronize()
-            started = time.perf_counter()
-            for enqueue in work:
-                enqueue()
-            pool.synchronize()
-            found.append(time.perf_counter() - started)
-        return factor * num_moved * pool.block_bytes / float(np.median(found[1:])) / 1e9
-
-    return MoveFigures(
-        shape.block_size,
-        pool.block_bytes / 1024,
-        "block-major" if pool.block_major else "layer-major",
-        rate(copies, 2),
-        rate(outs, 1),
-        rate(ins, 1),
-    )
-
-
-@dataclass(frozen=True)
-class BesideFigures:
-    """Decode while blocks cross the host link; microseconds of a layer.
-
-    Attributes:
-        alone_us, out_us, in_us: without swaps, beside swap-outs, beside swap-ins.
-        lasted: whether the swaps outlasted what was measured; else the figures say nothing.
-    """
-
-    alone_us: float
-    out_us: float
-    in_us: float
-    lasted: bool
-
-
-def decode_beside_swaps(bench: Bench, point: Point, shape: CacheShape, rounds: int = 4) -> BesideFigures:
-    """Measure decode while all blocks of a pool go to the host, and while they come back, ``rounds`` times."""
-    pool = Pool(shape, contiguous=False, bf16=False, stream=cupy.cuda.Stream(non_blocking=True))
-    blocks = range(min(shape.num_blocks, shape.num_host_blocks))
-    prepared = bench.prepare(point, 16, Addressing.PAGED)
-    graph, count = bench.clock.capture(prepared.launches), len(prepared.launches)
-    alone = bench.clock.replay(graph, count)
-    beside, lasted = [], True
-    for ops in ([SwapOut(block, block) for block in blocks], [SwapIn(block, block) for block in blocks]):
-        (batch,) = batches(BlockOps(ops))
-        for _ in range(rounds):  # enqueued: they go on while decode is measured
-            pool.perform(batch)
-        beside.append(bench.clock.replay(graph, count))
-        lasted = lasted and not pool.link.done
-        pool.synchronize()
-    return BesideFigures(alone, beside[0], beside[1], lasted)
-
-
-def launch_overhead(bench: Bench, point: Point, num_launches: int = 200) -> tuple[float, float]:
-    """Return the host's microseconds of launching a layer of decode from Python, and of replaying it in a graph."""
-    stream = bench.clock.stream
-    call = bench.prepare(point, 16, Addressing.PAGED).launches[0]
-
-    def host_us(work: Callable[[], None]) -> float:
-        work()
-        stream.synchronize()
-        started = time.perf_counter()
-        work()
-        spent = time.perf_counter() - started
-        stream.synchronize()
-        return spent * 1e6 / num_launches
-
-    def one_by_one() -> None:
-        for _ in range(num_launches):
-            call()
-
-    direct = host_us(one_by_one)
-    stream.begin_capture()
-    one_by_one()
-    graph = stream.end_capture()
-    return direct, host_us(lambda: graph.launch(stream))
-
-
-def _calls(function: Callable[[int], None], count: int) -> list[Callable[[], None]]:
     def call(index: int) -> Callable[[], None]:
         return lambda: function(index)
 

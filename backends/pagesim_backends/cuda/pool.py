@@ -45,7 +45,8 @@ STAGING_BYTES: Final = 256 * 2**20
 BLOCK_MAJOR_FROM: Final = 8 * 2**10
 """Bytes of one layer's K of a block from which the block-major layout is taken."""
 DMA_FROM: Final = 32 * 2**10
-"""Bytes of an average host run from which the copy engines are used; shorter ones go by a small kernel."""
+"""Bytes of the shortest host run from which the copy engines are used, or, four times as many, of the average one. What
+is shorter goes by a small kernel: the engines bring pieces of 16 KiB to the device at 4 GB/s."""
 LINK_BLOCKS_OUT: Final = 4
 LINK_BLOCKS_IN: Final = 8
 """Thread blocks of that kernel: enough for the host link (48 GB/s on an H200), few enough to leave attention the
@@ -76,6 +77,12 @@ class Layout:
     num_pieces: int
 
     @classmethod
+    def chosen(cls, shape: CacheShape, num_blocks: int, *, contiguous: bool) -> Layout:
+        """Return the layout that serves best: block-major, unless tables are runs or the blocks are tiny."""
+        part = shape.elements_per_block * ELEMENT_BYTES // (2 * shape.num_layers)
+        return cls.of(shape, num_blocks, block_major=not contiguous and part >= BLOCK_MAJOR_FROM)
+
+    @classmethod
     def of(cls, shape: CacheShape, num_blocks: int, *, block_major: bool) -> Layout:
         """Return the layout of a pool of ``num_blocks`` blocks."""
         token = shape.num_kv_heads * shape.head_dim
@@ -86,6 +93,16 @@ class Layout:
         plane = num_blocks * part
         value = shape.num_layers * plane
         return cls(part, token, shape.head_dim, plane, value, part, plane, 2 * shape.num_layers)
+
+    @property
+    def block_major(self) -> bool:
+        """Whether a block is one piece."""
+        return self.num_pieces == 1
+
+    def view(self, pool: int, layer: int, block_size: int) -> PoolView:
+        """Return one layer of a pool at a device address, as kernels see it."""
+        key = pool + layer * self.layer * ELEMENT_BYTES
+        return PoolView(key, key + self.value * ELEMENT_BYTES, self.block, self.token, self.head, block_size)
 
 
 @dataclass(frozen=True)
@@ -124,11 +141,10 @@ class Pool:
         self.stream = stream
         self.link = cupy.cuda.Stream(non_blocking=True)
         self.block_bytes = shape.elements_per_block * ELEMENT_BYTES
-        part = self.block_bytes // (2 * shape.num_layers)
-        self.block_major = not contiguous and part >= BLOCK_MAJOR_FROM
         num_blocks = shape.num_blocks + 1  # the spare one
         self.spare_slot = shape.num_slots
-        self.layout = Layout.of(shape, num_blocks, block_major=self.block_major)
+        self.layout = Layout.chosen(shape, num_blocks, contiguous=contiguous)
+        self.block_major = self.layout.block_major
         self._data = _allocate_device(num_blocks * self.block_bytes, shape.num_slots)
         self._staging: Array = None
         self._host: Any = None
@@ -141,14 +157,21 @@ class Pool:
 
     def view(self, layer: int) -> PoolView:
         """Return one layer as kernels see it."""
-        layout = self.layout
-        key = self._data.data.ptr + layer * layout.layer * ELEMENT_BYTES
-        value = key + layout.value * ELEMENT_BYTES
-        return PoolView(key, value, layout.block, layout.token, layout.head, self.shape.block_size)
+        return self.layout.view(self._data.data.ptr, layer, self.shape.block_size)
 
     def fill(self, bits: int) -> None:
         """Set every element of the device pool, the spare block included: for tests."""
         self._data.view(np.uint16).fill(bits)
+
+    def repeat(self, values: npt.NDArray[np.uint8]) -> None:
+        """Set the device pool to repetitions of some bytes: for measurements, as zeros may be moved faster."""
+        data, count = self._data, min(len(values), self._data.nbytes)
+        data[:count].set(values[:count])
+        while count < data.nbytes:
+            more = min(count, data.nbytes - count)
+            data[count : count + more] = data[:more]
+            count += more
+        cupy.cuda.Device().synchronize()
 
     def perform(self, batch: Batch) -> None:
         """Enqueue one batch on the step's stream. A swap-out's transfer goes on beside what follows."""
@@ -249,11 +272,12 @@ class Pool:
         apart = np.flatnonzero((np.diff(places) != 1) | (np.diff(host_blocks) != 1)) + 1
         first = np.concatenate(([0], apart))
         count = np.diff(np.concatenate((first, [len(places)]))).astype(np.uint64)
-        if len(places) * self.block_bytes // len(first) >= DMA_FROM:
+        runs = count * size
+        if runs.min() >= DMA_FROM or runs.mean() >= 4 * DMA_FROM:
             here = np.uint64(on_device.data.ptr) + places[first].astype(np.uint64) * size
             there = np.uint64(self._host.ptr) + host_blocks[first].astype(np.uint64) * size
             targets, sources = (there, here) if to_host else (here, there)
-            return partial(copy_pieces, targets, sources, count * size, self.link, to_host=to_host)
+            return partial(copy_pieces, targets, sources, runs, self.link, to_host=to_host)
         host, packed = self._host.ptr, self._packed()
         if to_host:
             order = np.stack((places, host_blocks), axis=1)
