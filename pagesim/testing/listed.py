@@ -15,19 +15,20 @@ class Listed:
 
     Args:
         requests: in the order of arrival.
+        window: first and last tick of the measuring window; None: all are measured.
 
     Attributes:
         position, window, num_sequences, obstacle: as ``pagesim.sources.Numbered`` has them.
     """
 
-    window = None
-
-    def __init__(self, requests: Listing[Request]) -> None:
+    def __init__(self, requests: Listing[Request], window: tuple[int, int] | None = None) -> None:
         self.requests = list(requests)
+        self.window = window
         self.position = 0
         self.num_sequences = max((len(request.sequences) for request in requests), default=1)
         self.obstacle = ""
         for request in requests:
+            request.measured = window is None or window[0] <= request.arrival <= window[1]
             outputs = {sequence.num_output for sequence in request.sequences}
             is_plain = request.beams is None and request.prefix_group is None and len(outputs) == 1
             if not is_plain or len(request.sequences) != self.num_sequences:

@@ -134,6 +134,8 @@ def serve(seed: int, allocator: str, scheduler: str, *, fast_forward: bool) -> t
 
 def run(server: Server, requests: list[Request], rng: Random, *, fast_forward: bool) -> Recorder:
     """Serve the requests."""
+    first, last = requests[0].arrival, requests[-1].arrival
+    window = rng.choice([None, (first + 3, last + 500), (first, last), (first, max(first + 1, last // 2))])
     return server.run(
         requests,
         backend=Uneven(),
@@ -141,9 +143,9 @@ def run(server: Server, requests: list[Request], rng: Random, *, fast_forward: b
         num_bins=rng.choice([10, 1000]),
         first_bin=rng.choice([7, 1000]),
         horizon=rng.choice([None, None, rng.randint(1, 60_000)]),
-        window=rng.choice([None, (requests[0].arrival + 3, requests[-1].arrival + 500)]),
+        window=window,
         truncate=rng.random() < 0.5,
-        source=Listed(requests),
+        source=Listed(requests, window),
     )
 
 
