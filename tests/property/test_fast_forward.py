@@ -17,7 +17,7 @@ from pagesim.allocators.copy_on_write import CopyOnWrite
 from pagesim.allocators.ideal import Ideal
 from pagesim.allocators.paged import Paged
 from pagesim.allocators.swapping import Swapping
-from pagesim.backend import Step
+from pagesim.backend import Step, StepResult
 from pagesim.beams import SeededBeams
 from pagesim.blocks import BlockOps, BlockPool
 from pagesim.record import Record
@@ -192,6 +192,67 @@ def test_inv_10_many_steps_at_once_are_as_many_single_ones(allocator: str, width
         one_by_one, same_number = run()
     assert num_steps == same_number
     same(together, one_by_one)
+
+
+@pytest.mark.parametrize("allocator", ["paged", "swapping", "max", "plug-in"])
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
+@settings(max_examples=15 if settings().derandomize else 200)
+@given(seed=st.integers(0, 10**6))
+def test_inv_10_holds_for_clients_that_wait_for_their_answers(allocator: str, scheduler: str, seed: int) -> None:
+    def serve_clients(*, fast_forward: bool) -> Record:
+        rng = Random(seed)
+        sizes = [(rng.randint(1, 30), rng.randint(1, 40), rng.choice([0, 0, 7, 400])) for _ in range(12)]
+        num_clients, coming = rng.randint(1, 4), iter(range(12))
+
+        def ask(number: int, now: int) -> Request:
+            prompt, output, think = sizes[number]
+            return Request(number, now + think, prompt, output)
+
+        def after(request: Request, now: int) -> Request | None:
+            number = next(coming, None)
+            return None if number is None else ask(number, now)
+
+        first = sorted((ask(next(coming), 0) for _ in range(num_clients)), key=lambda request: request.arrival)
+        server = Server(
+            rng.randint(30, 80), 4, MAKERS[allocator], scheduler, max_model_len=80, host_blocks=rng.choice([0, 20])
+        )
+        return server.run(first, backend=Uneven(), after=after, fast_forward=fast_forward).record(block_bytes=1)
+
+    same(serve_clients(fast_forward=True), serve_clients(fast_forward=False))
+
+
+@pytest.mark.parametrize("allocator", ["paged", "max", "plug-in"])
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
+@settings(max_examples=15 if settings().derandomize else 200)
+@given(seed=st.integers(0, 10**6))
+def test_inv_10_holds_where_a_request_arrives_just_when_a_step_ends(allocator: str, scheduler: str, seed: int) -> None:
+    rng = Random(seed)
+    sizes = [(rng.randint(1, 20), rng.randint(2, 60)) for _ in range(6)]
+    ends: list[int] = []
+
+    def serve_at(arrivals: list[int], *, fast_forward: bool) -> Record:
+        requests = [Request(number, arrivals[number], *sizes[number]) for number in range(6)]
+        server = Server(60, 4, MAKERS[allocator], scheduler, max_model_len=80)
+        if not ends:
+            backend = Uneven()
+            execute = backend.execute
+
+            def noted(step: Step) -> StepResult:
+                result = execute(step)
+                ends.append(server.sched.queues.now + result.duration)
+                return result
+
+            backend.execute = noted  # type: ignore[method-assign]
+            return server.run(requests, backend=backend, fast_forward=False).record(block_bytes=1)
+        source = Listed(requests)
+        recorder = server.run(requests, backend=Uneven(), fast_forward=fast_forward, source=source)
+        return recorder.record(block_bytes=1)
+
+    serve_at([0, 0, 0, 10**6, 10**6, 10**6], fast_forward=False)
+    early = [end for end in ends if end < 10**6]
+    tied = sorted(rng.choice(early) + rng.choice([-1, 0, 0, 0, 1]) for _ in range(3))
+    fast = serve_at([0, 0, 0, *tied], fast_forward=True)
+    same(fast, serve_at([0, 0, 0, *tied], fast_forward=False))
 
 
 def left_behind(server: Server) -> list[object]:
