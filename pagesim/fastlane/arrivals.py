@@ -77,6 +77,10 @@ class Arrivals:
                 return NEVER
         return self.instants[request - self.first]
 
+    def is_too_long(self, request: int) -> bool:
+        """Return whether a request that is in the lists is refused on arrival."""
+        return not self.prompts[request - self.first]
+
     def output(self, request: int) -> int:
         """Return the output of a request that is in the lists."""
         return self.outputs[request - self.first]

@@ -5,6 +5,7 @@ Both ways between two steps: the last one is committed, the next one is not plan
 
 from __future__ import annotations
 
+from pagesim.fastlane import asking
 from pagesim.fastlane.state import (
     ADMITTED,
     END,
@@ -77,7 +78,7 @@ def enter(lane: Lane, time: int, coming: int) -> None:
     queues.prefilling.clear()
     lane.reason = REASONS.index(admission.held)
     lane.is_cut_off = False
-    lane.begin(time)
+    lane.ledger.begin(time, coming)
 
 
 def _record(lane: Lane, request: Request) -> Record:
@@ -99,7 +100,7 @@ def _record(lane: Lane, request: Request) -> Record:
     else:
         lane.ready.append(rec)
     if not lane.counts_blocks:
-        rec[SHAPE] = lane.shape(rec)
+        rec[SHAPE] = asking.shape(lane, rec)
     return rec
 
 

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from pagesim.fastlane import asking, room
 from pagesim.fastlane.arrivals import NEVER
+from pagesim.fastlane.ledger import Counters, State, Sums
 from pagesim.fastlane.state import (
     ADMITTED,
     CAPACITY,
@@ -31,11 +33,8 @@ from pagesim.fastlane.state import (
     RESIDUE,
     SHAPE,
     STORED,
-    Counters,
     Lane,
     Record,
-    State,
-    Sums,
 )
 
 LOAD, MEMORY, SEQUENCES, TOKENS = range(4)  # as record.REASONS
@@ -52,7 +51,7 @@ def drive(lane: Lane, time: int) -> int:
     n, shares, counts = lane.num_sequences, lane.shares_forks, lane.counts_blocks
     most_seqs, most_tokens, chunks_prompts = lane.max_num_seqs, lane.max_num_batched_tokens, lane.chunks_prompts
     prompts_first, is_stable = lane.prompts_first, lane.is_stable
-    context_token, table_entry, fixed = lane.context_token, lane.table_entry, lane.fixed
+    context_token, table_entry, fixed = lane.tariff.context_token, lane.tariff.table_entry, lane.fixed
     price_prompts, add_rows, arrivals, horizon = lane.tariff.prompts, lane.recorder.add_row, lane.arrivals, lane.horizon
     measured_from, measured_end = lane.measured_from, lane.measured_end
     instants, prompts, outputs = arrivals.instants, arrivals.prompts, arrivals.outputs
@@ -71,9 +70,10 @@ def drive(lane: Lane, time: int) -> int:
     # The account.
     held, live, internal, external, extra = lane.held, lane.live, lane.internal, lane.external, lane.extra
     free = num_blocks - held
-    largest_run, is_moved = lane.largest_run(), False
+    largest_run, is_moved = asking.largest_run(lane), False
     # Sums over time.
-    totals = lane.totals
+    ledger = lane.ledger
+    totals = ledger.totals
     i_live = i_held = i_internal = i_external = i_extra = i_refused = i_running = i_run = 0
     waited = -(num_waiting + len(front)) * time  # plus the number that wait times now: their time together
     weights = overhead = contexts = tables = 0
@@ -107,62 +107,46 @@ def drive(lane: Lane, time: int) -> int:
                                 partial = rec[LENGTH] % size > 0
                                 need += (n - 1) * (partial if shares else -(-rec[LENGTH] // size))
                     if need > free:
-                        # Not for all: in the order of admission, with those behind as victims.
-                        if not lane.can_preempt:
+                        # Not for all. Somebody has to go.
+                        if not room.can_preempt(lane):
                             num = -1
                             break
-                        need = 0
-                        for rec in lane.due(clock):
-                            while rec[ID] in running and need >= free:
-                                victim = lane.victim(rec, clock)
-                                if victim is None:  # it is alone, and has outgrown the pool
-                                    break
-                                has_preempted, known = True, None
-                                stored, blocks, never = lane.evict(victim, clock, last_tick)
-                                if victim[END]:
-                                    num_decodes -= 1
-                                    context_base -= stored - clock
-                                    entries -= blocks
-                                    num_measured -= victim[REQUEST].measured
-                                waited -= time
-                                seats -= 1
-                                held -= blocks
-                                free += blocks
-                                live -= stored
-                                internal -= never
-                                generation += 1
-                            if rec[ID] in running:
-                                need += 1
+                        gone = room.make_room(lane, clock, last_tick, free)
+                        if gone.requests:
+                            has_preempted, known = True, None
+                            waited -= gone.requests * time
+                            seats -= gone.requests
+                            generation += gone.requests
+                            num_decodes -= gone.decodes
+                            context_base -= gone.context
+                            entries -= gone.entries
+                            num_measured -= gone.measured
+                            held -= gone.blocks
+                            free += gone.blocks
+                            live -= gone.stored
+                            internal -= gone.never
+                        need = gone.granted
                         if need > free:
                             num = -1
                             break
                 elif ready or clock in due_at:
                     need = 0
-                    asked = [rec for rec in due_at.get(clock, ()) if rec[END] > clock]
-                    asked += [rec for rec in ready if rec[STORED] >= rec[CAPACITY]]
-                    if asked and prompts_first:  # once asked, the prompts' turn could not be taken again
-                        num = -1
-                        break
-                    due_at.pop(clock, None)
+                    asked = asking.to_ask(lane, clock)
                     if asked:
-                        if len(asked) > 1:
-                            place = {number: index for index, number in enumerate(running)}
-                            asked.sort(key=lambda rec: place[rec[ID]])
-                        decoding = [rec for rec in asked if rec[END]]
-                        before, entries_before = lane.held_by(asked), lane.held_by(decoding)[0]
-                        granted = lane.ask(asked, clock)
-                        after = lane.held_by(asked)
-                        held += after[0] - before[0]
-                        internal += after[1] - before[1]
-                        external += after[2] - before[2]
-                        entries += lane.held_by(decoding)[0] - entries_before
-                        free = num_blocks - held
-                        generation = lane.pool.generation
-                        is_moved = True
-                        if granted is None:
+                        if prompts_first:  # once they are asked, the prompts' turn could not be taken again
                             num = -1
                             break
-                        num_copied += granted
+                        grown = asking.ask(lane, asked, clock)
+                        held += grown.blocks
+                        free -= grown.blocks
+                        internal += grown.internal
+                        external += grown.external
+                        entries += grown.entries
+                        generation, is_moved = lane.pool.generation, True
+                        if grown.refused:
+                            num = -1
+                            break
+                        num_copied += grown.copied
                 else:
                     need = 0
                 if ready:
@@ -199,7 +183,7 @@ def drive(lane: Lane, time: int) -> int:
                         else:
                             entries += rec[SHAPE][0]
                             if rec[CAPACITY] < length + output - 1:
-                                lane.enter_due(rec, clock)
+                                asking.enter_due(lane, rec, clock)
                         num_decodes += n
                         context_base += n * (length - clock)
                         request = rec[REQUEST]
@@ -283,10 +267,10 @@ def drive(lane: Lane, time: int) -> int:
                     blocks = -(-length // size)
                     is_admitted = blocks <= free - floor
                 else:
-                    granted = lane.admit(request, floor)
+                    granted = asking.admit(lane, request, floor)
                     is_admitted = granted is not None
                 if not is_admitted:
-                    if not is_known and (blocks > num_blocks if counts else lane.never(request)):
+                    if not is_known and (blocks > num_blocks if counts else asking.never(lane, request)):
                         waited += time
                         if front:
                             front.popleft()
@@ -322,7 +306,7 @@ def drive(lane: Lane, time: int) -> int:
                         internal += beyond
                 else:
                     num_copied += granted or 0
-                    shape = rec[SHAPE] = lane.shape(rec)
+                    shape = rec[SHAPE] = asking.shape(lane, rec)
                     held += shape[0]
                     free -= shape[0]
                     internal += shape[1]
@@ -341,7 +325,7 @@ def drive(lane: Lane, time: int) -> int:
         if num < 0:
             break  # no room: the scheduler decides who has to go
         if is_moved:
-            largest_run, is_moved = lane.largest_run(), False
+            largest_run, is_moved = asking.largest_run(lane), False
         num_running = len(running)
         if num_running > peak:
             peak = num_running
@@ -360,7 +344,7 @@ def drive(lane: Lane, time: int) -> int:
                 i_held += held * span
                 i_run += largest_run * span
                 time = next_mark
-                lane.publish(
+                ledger.publish(
                     time,
                     Counters(
                         coming,
@@ -428,9 +412,9 @@ def drive(lane: Lane, time: int) -> int:
                             break
                     steps = ahead - clock
                     slope = context_token * num
-                    room = (stop if stop < arrival else arrival) - time - 1
-                    if steps * (duration + steps * slope) > room:
-                        steps = min(steps, room // (duration + steps * slope))
+                    span = (stop if stop < arrival else arrival) - time - 1
+                    if steps * (duration + steps * slope) > span:
+                        steps = min(steps, span // (duration + steps * slope))
                     if steps > 1:
                         pairs = steps * (steps - 1) // 2
                         span = steps * duration + slope * pairs
@@ -468,20 +452,12 @@ def drive(lane: Lane, time: int) -> int:
             end = time + duration
             if end >= stop:
                 while next_mark <= end and next_mark < horizon:
-                    while arrival < next_mark:
-                        if prompts[coming - first]:
-                            num_waiting += 1
-                            waited -= arrival
-                        else:
-                            lane.refuse_long(coming)
-                        coming += 1
-                        if coming < loaded:
-                            arrival = instants[coming - first]
-                        else:
-                            arrival = arrivals.instant(coming, lane.oldest(head))
-                            first, loaded = arrivals.first, arrivals.end
+                    coming, arrival, count, instants_of = lane.receive(coming, next_mark, head)
+                    num_waiting += count
+                    waited -= instants_of
+                    first, loaded = arrivals.first, arrivals.end
                     span = next_mark - time
-                    lane.publish(
+                    ledger.publish(
                         next_mark,
                         Counters(
                             coming,
@@ -525,15 +501,9 @@ def drive(lane: Lane, time: int) -> int:
                 if end >= horizon:
                     lane.is_cut_off = True
                     end = horizon
-                    while arrival < horizon:
-                        if prompts[coming - first]:
-                            num_waiting += 1
-                            waited -= arrival
-                        else:
-                            lane.refuse_long(coming)
-                        coming += 1
-                        arrival = arrivals.instant(coming, lane.oldest(head))
-                        first, loaded = arrivals.first, arrivals.end
+                    coming, arrival, count, instants_of = lane.receive(coming, horizon, head)
+                    num_waiting += count
+                    waited -= instants_of
                     duration = end - time
             i_live += live * duration
             i_held += held * duration
@@ -711,7 +681,7 @@ def drive(lane: Lane, time: int) -> int:
                         generation, is_moved = lane.pool.generation, True
 
     lane.gaps.maximum = longest_gap
-    lane.publish(
+    ledger.publish(
         time,
         Counters(coming, num_iterations, num_output, num_first, num_retry, weights, overhead, contexts, tables, peak),
         Sums(i_live, i_held, i_internal, i_external, i_extra, i_refused, i_running, i_run, waited),
