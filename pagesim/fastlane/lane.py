@@ -54,6 +54,7 @@ class FastLane:
     """
 
     FIRST_PAUSE: Final = 8  # iterations
+    LONGEST_PAUSE: Final = 4096
 
     def __init__(
         self,
@@ -108,6 +109,6 @@ class FastLane:
         # Going in and out costs as much as some iterations of the batch: if little was won, wait longer.
         served = self._journal.iterations - before
         self.num_iterations += served
-        self._pause = self.FIRST_PAUSE if served > 8 * self._pause else min(2 * self._pause, 512)
+        self._pause = self.FIRST_PAUSE if served > 8 * self._pause else min(2 * self._pause, self.LONGEST_PAUSE)
         self._not_before = self._journal.iterations + self._pause
         return time, lane.is_cut_off

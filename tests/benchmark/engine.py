@@ -1,4 +1,4 @@
-"""How fast the engine is: ``python -m tests.benchmark.engine [--requests 10000 ...] [--json FILE]``.
+"""How fast the engine is: ``python -m tests.benchmark.engine [--requests 10000 ...] [--out DIR]``.
 
 Requests as long as ShareGPT's, Poisson arrivals, 256 running sequences at most, block size 16, with the memory
 account and the timeline on. Each case runs in a process of its own, so that its peak memory is its own. Seconds
@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import resource
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +21,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-import pagesim
 from pagesim import experiment_file
 from pagesim.experiment import plan
+from pagesim.results import host
 from pagesim.runs import Run
 
 RATES: Final = {"low": 0.1, "saturation": 28.0, "overload": 60.0, "scarce": 28.0}
@@ -196,15 +196,26 @@ def main() -> None:
     """Time all cases, print the table, and keep the figures if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, nargs="+", default=[10_000], help="requests of a case")
-    parser.add_argument("--json", type=Path, help="write the figures and the machine there")
+    parser.add_argument("--out", type=Path, help="a folder for the table, the figures and their manifest")
     arguments = parser.parse_args()
+    machine = host.describe()
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         timings = [pool.apply(execute, (case,)) for case in cases(arguments.requests)]
     Console(width=200).print(table(timings))
-    if arguments.json is not None:
-        machine = {"python": platform.python_version(), "machine": platform.machine(), "pagesim": pagesim.__version__}
-        figures = {"machine": machine, "timings": [asdict(timing) for timing in timings]}
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if arguments.out is not None:
+        keep(arguments.out, timings, machine, sys.orig_argv[1:])
+
+
+def keep(folder: Path, timings: list[Timing], machine: dict[str, Any], command: list[str]) -> None:
+    """Write ``engine.txt``, ``engine.json`` and ``manifest.json`` into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "engine.txt").open("w") as file:
+        Console(width=200, file=file).print(table(timings))
+    (folder / "engine.json").write_text(json.dumps([asdict(timing) for timing in timings], indent=1) + "\n")
+    del machine["host"]["name"]
+    method = "seconds of CPU time of Run.execute, one process a case; peak memory of the process, imports included"
+    content = {"command": " ".join(["python", *command]), "method": method, **machine}
+    (folder / "manifest.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
