@@ -25,7 +25,7 @@ def obstacle(scheduler: Scheduler, backend: Backend, source: object, recorder: R
     if not says(scheduler, "walk", *_METHODS):
         return f"{policy} does not say `walk`"
     if not isinstance(source, Numbered):
-        return "requests follow from answers"
+        return f"{type(source).__name__} does not number its requests"
     if source.obstacle:
         return source.obstacle
     if not isinstance(backend, Priced) or backend.tariff() is None:

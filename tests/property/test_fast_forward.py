@@ -299,7 +299,7 @@ def test_a_run_says_how_it_takes_its_steps(allocator: str, path: str) -> None:
     server = Server(100, 4, MAKERS[allocator], "chunked", max_model_len=100)
     server.run([Request(0, 0, 8, 30)], backend=Uneven())
     if path.endswith("; "):
-        path += "not by numbers: requests follow from answers"
+        path += "not by numbers: ListSource does not number its requests"
     assert server.engine.path == path
     server.engine.fast_forward = False
     assert server.engine.path == "one by one: fast_forward is off"
