@@ -169,6 +169,7 @@ class Engine:
             max_model_len=self.max_model_len,
             truncate=self.truncate,
             horizon=self.horizon,
+            watch=self.watch,
         )
 
     # Arrivals

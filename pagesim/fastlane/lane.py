@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from pagesim.allocators.base import counts_blocks, says
@@ -47,7 +48,7 @@ class FastLane:
 
     Args:
         scheduler, backend, source, recorder: of a run without an ``obstacle``.
-        max_model_len, truncate, horizon: as the engine takes them.
+        max_model_len, truncate, horizon, watch: as the engine takes them.
 
     Attributes:
         num_iterations: how many the loop has served.
@@ -66,6 +67,7 @@ class FastLane:
         max_model_len: int,
         truncate: bool,
         horizon: int | None,
+        watch: Callable[[int, int], None] | None = None,
     ) -> None:
         queues = scheduler.queues
         self._arrivals = Arrivals(source, max_model_len, truncate=truncate, can_fork=queues.memory.can_fork)
@@ -77,6 +79,7 @@ class FastLane:
             counts_blocks=counts_blocks(scheduler.allocator),
             num_sequences=source.num_sequences,
             horizon=NEVER if horizon is None else horizon,
+            watch=watch,
         )
         queues.waiting.make = self._arrivals.make
         self._journal = scheduler.journal

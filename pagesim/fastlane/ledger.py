@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -91,16 +92,31 @@ class Ledger:
         account: of the run, for the sizes of the pool.
         context_token, table_entry: of the tariff.
         is_placed: whether the policy places runs, so that holes matter.
+        watch: called at marks with (ended requests, now), for a progress bar.
     """
 
     def __init__(
-        self, recorder: Recorder, account: Account, *, context_token: int, table_entry: int, is_placed: bool
+        self,
+        recorder: Recorder,
+        account: Account,
+        *,
+        context_token: int,
+        table_entry: int,
+        is_placed: bool,
+        watch: Callable[[int, int], None] | None,
     ) -> None:
         self.recorder, self.journal = recorder, recorder.journal
         self.context_token, self.table_entry = context_token, table_entry
         self.is_placed = is_placed
         self.tail, self.block_size, self.num_blocks = account.tail, account.block_size, account.pool.num_blocks
         self.totals = Totals()
+        self._watch = watch
+
+    def mark(self) -> int:
+        """Pass the mark that the recorder has been brought to; return the next one."""
+        if self._watch is not None:
+            self._watch(self.journal.finished + self.journal.refused, self.recorder.time)
+        return self.recorder.mark()
 
     def begin(self, time: int, coming: int) -> None:
         """Remember what the recorder and the journal have at ``time``, when request ``coming`` comes next."""

@@ -80,8 +80,7 @@ def drive(lane: Lane, time: int) -> int:
     num_iterations = num_output = num_first = num_retry = 0
     counts_of_gaps, longest_gap = lane.gaps.counts, lane.gaps.maximum
     reason, refused, since, peak = lane.reason, False, time, 0
-    recorder = lane.recorder
-    next_mark = recorder.next_mark
+    next_mark = lane.recorder.next_mark
     stop = next_mark if next_mark < horizon else horizon
     late: list[tuple[int, int]] = []  # (last token, sequences) of measured newcomers who are not in step yet
     num_late = 0
@@ -363,7 +362,7 @@ def drive(lane: Lane, time: int) -> int:
                     reason,
                     since,
                 )
-                next_mark, peak = recorder.mark(), num_running
+                next_mark, peak = ledger.mark(), num_running
                 stop = next_mark if next_mark < horizon else horizon
             span = arrival - time
             totals.idle += span
@@ -496,7 +495,7 @@ def drive(lane: Lane, time: int) -> int:
                         reason,
                         since,
                     )
-                    next_mark, peak = recorder.mark(), num_running
+                    next_mark, peak = ledger.mark(), num_running
                     stop = next_mark if next_mark < horizon else horizon
                 if end >= horizon:
                     lane.is_cut_off = True

@@ -119,7 +119,10 @@ def _evict(lane: Lane, rec: Record, clock: int, last_tick: int) -> Gone:
         lane.pace[rec[RESIDUE]] -= 1
         beyond = final % size
         if beyond and final - beyond >= stored:
-            lane.never_at[clock + final - beyond - stored] -= size - beyond
+            last_at = clock + final - beyond - stored
+            lane.never_at[last_at] -= size - beyond
+            if not lane.never_at[last_at]:
+                del lane.never_at[last_at]
     elif rec[STORED] == rec[LENGTH]:
         lane.ready.remove(rec)
     else:

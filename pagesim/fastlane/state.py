@@ -38,6 +38,7 @@ class Lane:
         counts_blocks: whether the policy says so; otherwise it is called where a request comes, goes or outgrows
             its table.
         horizon: tick at which the run is cut off, ``NEVER`` if it is not.
+        watch: see ``Ledger``.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Lane:
         counts_blocks: bool,
         num_sequences: int,
         horizon: int,
+        watch: Callable[[int, int], None] | None,
     ) -> None:
         self.scheduler, self.recorder, self.tariff, self.arrivals = scheduler, recorder, tariff, arrivals
         self.counts_blocks, self.num_sequences, self.horizon = counts_blocks, num_sequences, horizon
@@ -73,6 +75,7 @@ class Lane:
             context_token=tariff.context_token,
             table_entry=tariff.table_entry,
             is_placed=self.largest_free_run is not None,
+            watch=watch,
         )
         self.fixed: dict[int, tuple[int, int]] = {}
         self.gaps = self.journal.gaps

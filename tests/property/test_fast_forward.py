@@ -316,6 +316,23 @@ def test_plain_runs_are_served_by_numbers(allocator: str, kept: str) -> None:
     assert server.engine.path == f"100.00% of the steps by numbers: {kept}; the others go through the queues"
 
 
+def test_a_progress_bar_moves_while_a_run_is_served_by_numbers() -> None:
+    requests = [Request(number, number * 1000, 8, 30) for number in range(20)]
+    server = Server(100, 4, "paged", "chunked")
+    seen: list[tuple[int, int]] = []
+    server.run(
+        requests,
+        backend=Uneven(),
+        source=Listed(requests),
+        first_bin=500,
+        watch=lambda ended, now: seen.append((ended, now)),
+    )
+    assert server.engine.path.startswith("100.00% of the steps by numbers")
+    assert seen == sorted(seen)
+    assert len(seen) > 20
+    assert {ended for ended, _ in seen} >= {1, 10, 19}
+
+
 def test_a_subclass_does_not_inherit_what_is_said_of_methods_that_it_replaces() -> None:
     class Hoarding(Paged):
         def free(self, sequence: Sequence) -> None:

@@ -135,6 +135,7 @@ class Server:
         truncate: bool = False,
         fast_forward: bool = True,
         source: Source | None = None,
+        watch: Callable[[int, int], None] | None = None,
     ) -> Recorder:
         """Serve ``requests`` and return what was recorded."""
 
@@ -152,6 +153,7 @@ class Server:
             truncate=truncate,
             horizon=horizon,
             fast_forward=fast_forward,
+            watch=watch,
         )
         self.engine.run()
         return self.recorder
