@@ -77,7 +77,7 @@ class Rows:
     def _store(self) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix=".pagesim-", suffix=".part", dir=self.folder)  # noqa: SIM115
-            weakref.finalize(self, self._file.close).atexit = False
+            weakref.finalize(self, self._file.close)
         self._file.seek(0, 2)
         self._file.write(self._recent)
         self._num_stored = len(self)
