@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from pagesim.blocks import BlockOps
+from pagesim.promises import says
 from pagesim.sequence import Sequence
 from pagesim.units import TICKS_PER_SECOND
 
@@ -174,11 +175,18 @@ class Tariff(Protocol):
 
 @runtime_checkable
 class Priced(Protocol):
-    """A backend that can price many steps at once."""
+    """A backend that can price many steps at once. A subclass that executes in another way says ``tariff`` anew."""
 
     def tariff(self) -> Tariff | None:
         """Return what steps cost; None where counts do not tell."""
         ...
+
+
+def tariff_of(backend: Backend) -> Tariff | None:
+    """Return the tariff of ``backend``; None if it has none, or if a subclass executes or prices in another way."""
+    if not isinstance(backend, Priced) or not says(backend, "tariff", "execute", "decodes", "prompts", "copies"):
+        return None
+    return backend.tariff()
 
 
 class FakeBackend:

@@ -18,7 +18,7 @@ import simpy
 from simpy.events import NORMAL, URGENT, Event, EventPriority
 
 from pagesim.allocators.base import counts_blocks
-from pagesim.backend import Backend, Priced, Step, StepResult, Tariff
+from pagesim.backend import Backend, Step, StepResult, Tariff, tariff_of
 from pagesim.errors import InvariantError
 from pagesim.fastlane import FastLane, obstacle
 from pagesim.recorder import Recorder
@@ -52,8 +52,8 @@ class Engine:
             that are thinking then have not sent their request, so it has no row.
         watch: called now and then with (ended requests, now), for a progress bar.
         on_step: called with (step, result, now) when a step begins, to look at it; it must change nothing.
-        fast_forward: whether steps that are the same again are taken without walking the queues. Changes nothing
-            but the speed; with ``on_step`` every step is taken one by one.
+        fast_forward: whether runs are served by numbers where they can be, and steps that are the same again taken
+            without walking the queues. Changes nothing but the speed; with ``on_step`` every step is taken one by one.
     """
 
     WATCH_EVERY = 512  # iterations
@@ -85,13 +85,14 @@ class Engine:
         self.on_step = on_step
         self.fast_forward = fast_forward
         self.unfinished: list[Request] = []
-        self._tariff: Tariff | None = backend.tariff() if isinstance(backend, Priced) else None
+        self._tariff: Tariff | None = tariff_of(backend)
         self._env = simpy.Environment(initial_time=0)
         self._step: Step | None = None  # in flight
         self._wake: Event | None = None
         self._pending: Request | None = None
         self._arrival: Event | None = None
         self._lane: FastLane | None = None
+        self._in_lane_since: int | None = None
         self._incoming = source.initial()
         self._record_end = self.journal.ended
         self.journal.ended = self._ended
@@ -257,7 +258,9 @@ class Engine:
         if lane is None or not lane.may_enter(pending):
             return False
         self._arrival = self._pending = None
+        self._in_lane_since = now
         time, is_cut_off = lane.run(now, pending)
+        self._in_lane_since = None
         self._incoming = self.source.initial()
         self._expect_next()
         if not is_cut_off:
@@ -371,6 +374,11 @@ class Engine:
     def picture(self) -> str:
         """Return the queues and the pool as text, for an error message."""
         scheduler, pool = self.scheduler, self.scheduler.pool
+        if self._in_lane_since is not None:
+            return (
+                f"served by numbers since tick {self._in_lane_since}: {self.journal.finished} requests had finished "
+                f"by tick {self.recorder.time}; without fast_forward the queues can be seen"
+            )
         queues: dict[str, Collection[Request]] = {
             "waiting": list(scheduler.waiting),
             "running": scheduler.running,

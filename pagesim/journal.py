@@ -60,7 +60,8 @@ class GapHistogram:
 class Journal:
     """The counters of a run.
 
-    ``ended`` is called with each request that has finished or been refused; nothing else is kept of it.
+    ``ended`` is called with each request that has finished or been refused, unless nobody needed it as an object
+    (see ``fastlane``); nothing else is kept of it.
     """
 
     ended: Callable[[Request], None] = lambda request: None

@@ -14,7 +14,7 @@ Numbers = tuple[list[int], list[int], list[int]]
 
 @runtime_checkable
 class Numbered(Protocol):
-    """A source of requests that are known beforehand: any of them can be had by its number.
+    """A source of requests that are known beforehand: any of them can be had by its number, and nothing follows.
 
     Attributes:
         position: the request that comes next.
@@ -187,8 +187,9 @@ class ClosedSource:
 
     def initial(self) -> Iterator[Request]:
         """Yield each client's first request, all at the start."""
-        for index in range(min(self._factory.workload.num_clients, len(self._factory))):
-            self._next = index + 1
+        num_first = min(self._factory.workload.num_clients, len(self._factory))
+        self._next = num_first  # before the first of them ends: it may be refused on arrival
+        for index in range(num_first):
             yield self._factory.make(index, 0, measured=self._is_measuring())
 
     def after(self, request: Request, now: int) -> Request | None:

@@ -21,6 +21,9 @@ Attributes that a policy's class may set (all optional):
   becomes free or is moved, so the scheduler need not ask in every step.
 - ``admits_smaller = True``: what it admits over an empty pool, it admits there with a shorter prompt, estimate and
   output too, so that not every length has to be tried to tell "not now" from "never".
+  With ``bulk`` and ``stable_refusal`` a policy may be asked where a request comes, goes or has filled its table, and
+  nowhere else: in a call it may look at the sequence that it is called for and at the pool, not at other sequences,
+  and it must not mind being asked again for what it has just refused.
 - ``default_block_size`` and ``default_watermark``: what a row of an experiment gets if it names none.
 """
 
@@ -30,6 +33,7 @@ from collections.abc import Sequence as Listing
 from typing import Protocol, runtime_checkable
 
 from pagesim.blocks import BlockOps, BlockPool
+from pagesim.promises import says
 from pagesim.sequence import Sequence
 
 
@@ -90,16 +94,3 @@ def counts_blocks(allocator: Allocator) -> bool:
     """Return whether ``allocator`` says ``counts_blocks`` of its methods, and what that is said beside."""
     said = says(allocator, "counts_blocks", "allocate", "free", "fork") and grows_by_block(allocator)
     return said and bool(getattr(allocator, "stable_refusal", False))
-
-
-def says(policy: object, word: str, *methods: str) -> bool:
-    """Return whether the class that gave ``policy`` its ``methods``, or one below it, says ``word``.
-
-    A word is a promise about methods, so a subclass that has one of its own does not inherit it.
-    """
-    for cls in type(policy).__mro__:
-        if word in vars(cls):
-            return bool(vars(cls)[word])
-        if any(method in vars(cls) for method in methods):
-            return False
-    return False

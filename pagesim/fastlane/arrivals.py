@@ -39,9 +39,6 @@ class Arrivals:
         self.prompts: list[int] = []
         self.outputs: list[int] = []
 
-    def __len__(self) -> int:
-        return len(self.instants)
-
     @property
     def end(self) -> int:
         """The first request that is not in the lists yet."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pagesim.blocks import BlockOps, Copy
 from pagesim.errors import InvariantError
-from pagesim.fastlane.state import CAPACITY, END, ID, REQUEST, SHAPE, STORED, Lane, Record, num_stored
+from pagesim.fastlane.state import CAPACITY, END, ID, REQUEST, SHAPE, STORED, Lane, Record, num_left, num_stored
 from pagesim.sequence import Request
 
 
@@ -59,6 +59,7 @@ def ask(lane: Lane, records: list[Record], clock: int) -> Grown:
     for rec in records:
         sequence = rec[REQUEST].sequences[0]
         sequence.num_stored = num_stored(rec, clock)
+        sequence.num_generated = sequence.num_output - num_left(rec, clock)
         ops = lane.queues.memory.ask(sequence, 1)
         if ops is None:
             is_refused = True

@@ -89,6 +89,8 @@ def _record(lane: Lane, request: Request) -> Record:
     if sequence.is_decoding:
         if sequence not in queues.decoding.newcomers:
             last = queues.decoding.last_tick
+        if not lane.counts_blocks and sequence.keeps_pace:
+            sequence.number_blocks()  # the policy will see its table
         sequence.keeps_pace = False
         sequence.leave()
     stored, left = sequence.num_stored, sequence.num_output - sequence.num_generated

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pagesim.allocators.base import counts_blocks, says
-from pagesim.backend import Backend, Priced, Tariff
+from pagesim.allocators.base import counts_blocks
+from pagesim.backend import Backend, Tariff, tariff_of
 from pagesim.fastlane import exchange
 from pagesim.fastlane.arrivals import NEVER, Arrivals
 from pagesim.fastlane.loop import drive
 from pagesim.fastlane.state import Lane
+from pagesim.promises import says
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Scheduler
 from pagesim.sequence import Request
 from pagesim.sources import Numbered
 
-_METHODS: Final = ("plan", "schedule", "commit", "complete", "add", "make_memory")
+_METHODS: Final = ("__init__", "plan", "schedule", "commit", "complete", "add", "make_memory")
 
 
 def obstacle(scheduler: Scheduler, backend: Backend, source: object, recorder: Recorder) -> str:
@@ -29,8 +30,8 @@ def obstacle(scheduler: Scheduler, backend: Backend, source: object, recorder: R
         return f"{type(source).__name__} does not number its requests"
     if source.obstacle:
         return source.obstacle
-    if not isinstance(backend, Priced) or backend.tariff() is None:
-        return f"{type(backend).__name__} has no `tariff`"
+    if tariff_of(backend) is None:
+        return f"{type(backend).__name__} does not say `tariff`"
     if recorder.watches_pool:
         return "the pool is looked at block by block"
     if not scheduler.queues.memory.is_bulk:
@@ -47,7 +48,8 @@ class FastLane:
     """Serves a run as long as numbers suffice.
 
     Args:
-        scheduler, backend, source, recorder: of a run without an ``obstacle``.
+        scheduler, source, recorder: of a run without an ``obstacle``.
+        tariff: of its backend.
         max_model_len, truncate, horizon, watch: as the engine takes them.
 
     Attributes:

@@ -8,8 +8,8 @@ One pass is one iteration, or several that are alike. It follows ``Mixed`` or ``
     meanwhile  requests arrive, and marks of the recorder pass
     commit     tokens, first tokens, ends
 
-What cannot be decided from numbers (nobody has room: somebody must be preempted) is left to the scheduler: the
-loop ends between two steps, and ``exchange`` turns the numbers back into requests.
+What cannot be decided from numbers (a victim that is a plug-in, a swap) is left to the scheduler: the loop ends
+between two steps, and ``exchange`` turns the numbers back into requests.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from pagesim.fastlane.state import (
     Lane,
     Record,
 )
+from pagesim.journal import GapHistogram
+from pagesim.sequence import SequenceStatus
 
 LOAD, MEMORY, SEQUENCES, TOKENS = range(4)  # as record.REASONS
 MOST_AT_ONCE: Final = 256
@@ -51,6 +53,7 @@ def drive(lane: Lane, time: int) -> int:
     n, shares, counts = lane.num_sequences, lane.shares_forks, lane.counts_blocks
     most_seqs, most_tokens, chunks_prompts = lane.max_num_seqs, lane.max_num_batched_tokens, lane.chunks_prompts
     prompts_first, is_stable = lane.prompts_first, lane.is_stable
+    asks_again, bits = prompts_first and not is_stable, GapHistogram.PRECISION_BITS
     context_token, table_entry, fixed = lane.tariff.context_token, lane.tariff.table_entry, lane.fixed
     price_prompts, add_rows, arrivals, horizon = lane.tariff.prompts, lane.recorder.add_row, lane.arrivals, lane.horizon
     measured_from, measured_end = lane.measured_from, lane.measured_end
@@ -91,6 +94,8 @@ def drive(lane: Lane, time: int) -> int:
         filling: list[tuple[Record, int, int]] = []
         num_copied = num = more_entries = 0
         hold, is_refused, has_preempted = LOAD, False, False
+        if asks_again and (num_waiting or front) and asking.to_ask(lane, clock):
+            break  # the scheduler would ask for the queue's head a second time
         for is_decodes_turn in order:
             if is_decodes_turn:
                 if chunks and prompts_first:
@@ -305,6 +310,7 @@ def drive(lane: Lane, time: int) -> int:
                         internal += beyond
                 else:
                     num_copied += granted or 0
+                    request.status, request.admitted_at = SequenceStatus.RUNNING, admitted
                     shape = rec[SHAPE] = asking.shape(lane, rec)
                     held += shape[0]
                     free -= shape[0]
@@ -322,7 +328,7 @@ def drive(lane: Lane, time: int) -> int:
                 if tokens < length:
                     prefilling.append(rec)
         if num < 0:
-            break  # no room: the scheduler decides who has to go
+            break  # the scheduler decides, beginning with this step
         if is_moved:
             largest_run, is_moved = asking.largest_run(lane), False
         num_running = len(running)
@@ -592,7 +598,7 @@ def drive(lane: Lane, time: int) -> int:
             if num_late:
                 for last, count in late:
                     gap = time - last
-                    shift = gap.bit_length() - 11
+                    shift = gap.bit_length() - bits
                     bucket = gap >> shift << shift if shift > 0 else gap
                     counts_of_gaps[bucket] = counts_of_gaps.get(bucket, 0) + count
                     if gap > longest_gap:
@@ -602,7 +608,7 @@ def drive(lane: Lane, time: int) -> int:
                 num_late = 0
             if gap_count:
                 gap = time - last_tick
-                shift = gap.bit_length() - 11
+                shift = gap.bit_length() - bits
                 bucket = gap >> shift << shift if shift > 0 else gap
                 counts_of_gaps[bucket] = counts_of_gaps.get(bucket, 0) + gap_count
                 if gap > longest_gap:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pagesim.allocators.base import says
 from pagesim.fastlane.state import (
     ADMITTED,
     END,
@@ -25,6 +24,7 @@ from pagesim.fastlane.state import (
     num_left,
     num_stored,
 )
+from pagesim.promises import says
 from pagesim.schedulers.victims import Ranked
 from pagesim.sequence import Request
 
@@ -53,7 +53,7 @@ def can_preempt(lane: Lane) -> bool:
         and computes_again
         and lane.scheduler.admission.rule == "after_swapped"
         and isinstance(preemption.victim, Ranked)
-        and says(preemption.victim, "rank", "choose")
+        and says(preemption.victim, "rank", "choose", "_rank")
     )
 
 
@@ -101,7 +101,7 @@ def _victim(lane: Lane, rec: Record, clock: int) -> Record | None:
         stored, left = num_stored(other, clock), num_left(other, clock)
         request = other[REQUEST]
         output = lane.arrivals.output(other[ID]) if request is None else request.sequences[0].num_output
-        return policy.rank(stored, output - left, left), other[ID]
+        return policy.rank(stored, output - left, left if policy.oracle else 0), other[ID]
 
     return max(candidates, key=key)
 

@@ -37,6 +37,7 @@ class Lane:
         arrivals: of the source.
         counts_blocks: whether the policy says so; otherwise it is called where a request comes, goes or outgrows
             its table.
+        num_sequences: of each request.
         horizon: tick at which the run is cut off, ``NEVER`` if it is not.
         watch: see ``Ledger``.
     """
@@ -176,7 +177,7 @@ class Lane:
 
     def give_back(self, sequence: Sequence) -> None:
         """Give back the blocks of a sequence at its end that have numbers."""
-        sequence.num_stored = sequence.num_final
+        sequence.num_stored, sequence.num_generated = sequence.num_final, sequence.num_output
         if not sequence.block_table:
             return
         if self.counts_blocks:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from collections.abc import Sequence as Listing
 from typing import Final
 
-from pagesim.allocators.base import Allocator, says
+from pagesim.allocators.base import Allocator
+from pagesim.promises import says
 from pagesim.sequence import Request, Sequence
 
 

@@ -32,7 +32,7 @@ def one_bucket(record: Record, requests: Listing[Request]) -> None:
 
 def same(fast: Record, slow: Record) -> None:
     """INV-10: everything that two runs leave behind."""
-    for name in ("refusals", "end", "peak_running", "edges", "bin_width"):
+    for name in ("refusals", "opened", "closed", "end", "peak_running", "peak_running_in_window", "edges", "bin_width"):
         one, other = getattr(fast, name), getattr(slow, name)
         if one != other:
             raise RuleError("INV-10", f"{name} as without fast-forwarding: {other}", f"{one}")

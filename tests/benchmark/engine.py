@@ -13,7 +13,8 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -98,10 +99,10 @@ def build(case: Case) -> Run:
 def execute(case: Case) -> Timing:
     """Run a case and count what it does."""
     run = build(case)
-    calls = _count_calls(run)
-    started = time.process_time()
-    run.execute()
-    spent = time.process_time() - started
+    with _counting(run) as calls:
+        started = time.process_time()
+        run.execute()
+        spent = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     journal = run.journal
     return Timing(
@@ -117,25 +118,32 @@ def execute(case: Case) -> Timing:
     )
 
 
-def _count_calls(run: Run) -> dict[str, int]:
-    """Count events, and how often the scheduler plans and the allocator is asked, from here on."""
+@contextmanager
+def _counting(run: Run) -> Iterator[dict[str, int]]:
+    """Count events, and how often the scheduler plans and the allocator is asked."""
     calls = {"event": 0, "plan": 0, "allocator": 0}
 
-    def counted(owner: Any, name: str, kind: str) -> None:
-        method = getattr(owner, name)
-
+    def counted(method: Any, kind: str) -> Any:
         def call(*args: Any) -> Any:
             calls[kind] += 1
             return method(*args)
 
-        setattr(owner, name, call)
+        return call
 
-    counted(run.engine, "_at", "event")
-    counted(run.scheduler, "plan", "plan")
-    for verb in ("allocate", "free", "fork", "swap_out", "swap_in"):
-        if hasattr(run.allocator, verb):
-            counted(run.allocator, verb, "allocator")
-    return calls
+    wanted = [(run.engine, "_at", "event"), (run.scheduler, "plan", "plan")]
+    wanted += [(run.allocator, verb, "allocator") for verb in ("allocate", "free", "fork", "swap_out", "swap_in")]
+    changed: list[tuple[type, str, Any]] = []
+    for owner, name, kind in wanted:
+        # in the class that has the method: an object with methods of its own would be served in another way
+        cls = next((cls for cls in type(owner).__mro__ if name in vars(cls)), None)
+        if cls is not None:
+            changed.append((cls, name, vars(cls)[name]))
+            setattr(cls, name, counted(vars(cls)[name], kind))
+    try:
+        yield calls
+    finally:
+        for cls, name, method in changed:
+            setattr(cls, name, method)
 
 
 def cases(sizes: Iterable[int]) -> list[Case]:

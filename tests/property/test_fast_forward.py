@@ -23,6 +23,7 @@ from pagesim.blocks import BlockOps, BlockPool
 from pagesim.record import Record
 from pagesim.recorder import Recorder
 from pagesim.schedulers.chunked import Chunked
+from pagesim.schedulers.victims import Youngest
 from pagesim.sequence import Request, Sequence
 from pagesim.testing.listed import Listed, Uneven
 from pagesim.testing.records import same
@@ -50,6 +51,47 @@ class Eager:
         sequence.block_table = []
 
 
+class GivesItself(Paged):
+    """A subclass with a ``free`` of its own: it grows by counted blocks, and is asked for the rest."""
+
+    def free(self, sequence: Sequence) -> None:
+        """Give all back."""
+        super().free(sequence)
+
+
+class ChangesItsMind(Paged):
+    """What it has refused it may grant: it is asked for the queue's head in every step."""
+
+    stable_refusal = False
+    grows_by_block = False
+
+
+class LooksAtItself(Paged):
+    """Takes a block more once a sequence has generated a lot: all counts of the sequence have to be right."""
+
+    grows_by_block = False
+    counts_blocks = False
+
+    def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+        """Take one more, where there is one, if the table grows late."""
+        length = len(sequence.block_table)
+        ops = super().allocate(sequence, num_tokens)
+        is_late = sequence.num_generated > 12 and sequence.num_known == sequence.request.prompt_tokens + (
+            sequence.num_generated
+        )
+        if ops is not None and 0 < length < len(sequence.block_table) and is_late and self.pool.num_free:
+            sequence.block_table += self.pool.take(1)
+        return ops
+
+
+class Peeking(Youngest):
+    """Ranks by what only an oracle gets."""
+
+    def rank(self, num_stored: int, num_generated: int, num_left: int) -> int:
+        """Return what is left, which is 0 for who is no oracle."""
+        return num_left
+
+
 class Middle:
     """A plug-in that chooses by nothing that a rank could say: whenever it is needed, requests have to be there."""
 
@@ -67,6 +109,9 @@ MAKERS: dict[str, Maker] = {
     "pow2": lambda pool, longest: Contiguous(pool, longest, "pow2", "buddy"),
     "outgrown": lambda pool, longest: Contiguous(pool, longest, "pow2", "first_fit"),
     "asked": lambda pool, longest: Asked(pool),
+    "gives itself": lambda pool, longest: GivesItself(pool),
+    "changes its mind": lambda pool, longest: ChangesItsMind(pool),
+    "looks at itself": lambda pool, longest: LooksAtItself(pool),
     "plug-in": lambda pool, longest: Eager(pool),
 }
 
@@ -118,7 +163,7 @@ def serve(seed: int, allocator: str, scheduler: str, *, fast_forward: bool) -> t
         block_size,
         MAKERS[allocator],
         scheduler,
-        VICTIMS.get(rng.choice([*sorted(VICTIMS), "middle"]), Middle),
+        {**VICTIMS, "middle": Middle, "peeking": Peeking}[rng.choice([*sorted(VICTIMS), "middle", "peeking"])],
         max_num_batched_tokens=rng.randint(8, 40) if scheduler == "chunked" else limits["max_model_len"] * 3,
         host_blocks=rng.choice([0, 4, 100]) if swaps else 0,
         options={"preemption": "swap" if swaps else "recompute"},
@@ -277,12 +322,17 @@ def test_fast_forwarding_really_skips_the_queues() -> None:
 
 
 def test_quiet_steps_are_priced_many_at_once() -> None:
-    backend = Uneven()
     priced = []
-    execute = backend.execute
-    backend.execute = lambda step: priced.append(step) or execute(step)  # type: ignore[method-assign,func-returns-value]
+
+    class Noted(Uneven):
+        tariff = Uneven.tariff
+
+        def execute(self, step: Step) -> StepResult:
+            priced.append(step)
+            return super().execute(step)
+
     server = Server(400, 16, "paged", "chunked")
-    server.run([Request(0, 0, 8, 1600)], backend=backend, first_bin=10**9)
+    server.run([Request(0, 0, 8, 1600)], backend=Noted(), first_bin=10**9)
     assert server.journal.iterations == 1600
     assert len(priced) < 1600 / 16 * 1.2  # one for each block
 
@@ -331,6 +381,76 @@ def test_a_progress_bar_moves_while_a_run_is_served_by_numbers() -> None:
     assert seen == sorted(seen)
     assert len(seen) > 20
     assert {ended for ended, _ in seen} >= {1, 10, 19}
+
+
+class Twice(Uneven):
+    """Executes in another way than the tariff that it inherits says."""
+
+    def execute(self, step: Step) -> StepResult:
+        """Take twice as long."""
+        return StepResult._make(2 * part for part in super().execute(step))
+
+
+class OneByOne(Chunked):
+    """Replaces a part of the scheduler that it inherits."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        admit = self.admission.admit
+        self.admission.admit = lambda step, budget: admit(step, min(budget, 1))  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "backend", "why"),
+    [(Chunked, Twice(), "Twice does not say `tariff`"), (OneByOne, Uneven(), "OneByOne does not say `walk`")],
+)
+def test_inv_10_holds_for_subclasses_that_do_something_else(
+    scheduler: type[Chunked], backend: Uneven, why: str
+) -> None:
+    def served(*, fast_forward: bool) -> Record:
+        requests = [Request(number, 40 * number, 8, 30) for number in range(12)]
+        server = Server(60, 4, "paged", scheduler)
+        recorder = server.run(requests, backend=backend, source=Listed(requests), fast_forward=fast_forward)
+        assert server.engine.obstacle == why
+        return recorder.record(block_bytes=1)
+
+    same(served(fast_forward=True), served(fast_forward=False))
+
+
+def test_an_object_that_was_given_a_method_is_asked() -> None:
+    requests = [Request(0, 0, 8, 30)]
+    server = Server(100, 4, "paged", "chunked")
+    calls: list[int] = []
+    allocate = server.alloc.allocate
+
+    def noted(sequence: Sequence, num_tokens: int) -> BlockOps | None:
+        calls.append(num_tokens)
+        return allocate(sequence, num_tokens)
+
+    server.alloc.allocate = noted  # type: ignore[method-assign]
+    server.sched = Chunked(  # looks at the policy's words when it is made
+        server.alloc,
+        server.account,
+        server.journal,
+        server.sched.limits,
+        Youngest(),
+        twin=server.make_allocator,
+    )
+    server.run(requests, backend=Uneven(), source=Listed(requests))
+    assert calls[0] == 8
+    assert len(calls) > 3
+
+
+def test_a_policy_that_raises_by_numbers_says_where_the_run_was() -> None:
+    class Broken(Asked):
+        def free(self, sequence: Sequence) -> None:
+            raise ZeroDivisionError
+
+    requests = [Request(0, 5, 8, 30)]
+    server = Server(100, 4, lambda pool, longest: Broken(pool), "chunked")
+    with pytest.raises(ZeroDivisionError):
+        server.run(requests, backend=Uneven(), source=Listed(requests))
+    assert "served by numbers since tick 0" in server.engine.picture()
 
 
 def test_a_subclass_does_not_inherit_what_is_said_of_methods_that_it_replaces() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, grows_by_block, says
+from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, grows_by_block
 from pagesim.allocators.contiguous import Contiguous
 from pagesim.allocators.copy_on_write import CopyOnWrite
 from pagesim.allocators.ideal import Ideal
@@ -16,6 +16,7 @@ from pagesim.allocators.paged import Paged
 from pagesim.allocators.swapping import Swapping
 from pagesim.blocks import BlockOps, BlockPool, Copy, SwapIn, SwapOut
 from pagesim.errors import ConfigError, PluginError
+from pagesim.promises import says
 from pagesim.sequence import Request, Sequence
 from tests.support.runs import ALLOCATORS
 from tests.support.sequences import fork, make_request, make_sequence, store

@@ -381,3 +381,18 @@ def test_edges_that_would_be_dropped_need_not_be_taken(num_bins: int, known: int
         return record.bin_width, record.edges
 
     assert edges(Milli.first_bin_of(known, num_bins)) == edges(1)
+
+
+def test_inv_7_the_first_requests_of_clients_may_be_refused_on_arrival() -> None:
+    prompts = np.array([4, 90, 90, 4, 4, 90, 4, 4], np.int64)  # of 90 tokens there is never room
+    workload = Workload.of_arrays(
+        "clients",
+        prompt_tokens=prompts,
+        output_tokens=np.ones(8, np.int64),
+        estimates=np.ones(8, np.int64),
+        closed_loop=ClosedLoop(3, np.full(8, 5, np.int64)),
+    )
+    source = ClosedSource(RequestFactory(workload), lambda: True, lambda num_ended, is_last: None)
+    record = Server(8, 4, max_model_len=40).run([], backend=FakeBackend(10), source=source).record(1)
+    assert record.column("request").tolist() == list(range(8))
+    assert statuses(record) == ["refused" if prompt == 90 else "finished" for prompt in prompts]
