@@ -168,21 +168,27 @@ def _execute_and_write(
     if outcome.failure:
         writer.fail_run(outcome.name, outcome.failure)
         return outcome
-    writer.write_run(
-        outcome.name,
-        outcome.summary,
-        outcome.requests,
-        outcome.timeline,
-        steps=outcome.steps,
-        memory=outcome.memory,
-        info={
-            "workload_digest": outcome.digest,
-            "skipped_trace_rows": outcome.num_skipped_rows,
-            "steps_taken": outcome.path,
-            "wall_s": round(outcome.wall_s, 3),
-            "peak_memory_bytes": outcome.peak_memory_bytes,
-        },
-    )
+    try:
+        writer.write_run(
+            outcome.name,
+            outcome.summary,
+            outcome.requests,
+            outcome.timeline,
+            steps=outcome.steps,
+            memory=outcome.memory,
+            info={
+                "workload_digest": outcome.digest,
+                "skipped_trace_rows": outcome.num_skipped_rows,
+                "steps_taken": outcome.path,
+                "wall_s": round(outcome.wall_s, 3),
+                "peak_memory_bytes": outcome.peak_memory_bytes,
+            },
+        )
+    except OSError as error:  # a full disk fails the run whose tables it does not take; the others go on
+        reason = error.strerror or error
+        failure = f"its tables cannot be written to {str(writer.folder)!r}: {reason}"
+        writer.fail_run(outcome.name, failure)
+        return Outcome(spec.name, failure=failure)
     return replace(outcome, requests=(), timeline={}, steps=(), memory={})
 
 

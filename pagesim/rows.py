@@ -5,6 +5,7 @@ The file has no name where the system allows that, so a killed process leaves no
 
 from __future__ import annotations
 
+import os
 import tempfile
 import weakref
 from array import array
@@ -61,8 +62,7 @@ class Rows:
         """Return the rows from ``first`` up to ``last``, (last - first, width) of them; they cannot be written."""
         parts = []
         if self._file is not None and first < self._num_stored:
-            self._file.seek(first * self.width * 8)
-            parts.append(self._file.read((min(last, self._num_stored) - first) * self.width * 8))
+            parts.append(self._read_file(first * self.width * 8, min(last, self._num_stored) * self.width * 8))
         if last > self._num_stored:
             begin = max(first - self._num_stored, 0) * self.width
             parts.append(self._recent[begin : (last - self._num_stored) * self.width].tobytes())
@@ -74,12 +74,25 @@ class Rows:
         for first in range(0, len(self), size):
             yield self.read(first, min(first + size, len(self)))
 
+    def _read_file(self, begin: int, end: int) -> bytes:
+        """Return bytes of the file. Others may read it at the same time, threads or processes: no place is kept."""
+        assert self._file is not None
+        parts = []
+        while begin < end:
+            part = os.pread(self._file.fileno(), end - begin, begin)
+            if not part:
+                raise OSError(f"a temporary file of {self._num_stored} rows ends at byte {begin}")
+            parts.append(part)
+            begin += len(part)
+        return b"".join(parts)
+
     def _store(self) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix=".pagesim-", suffix=".part", dir=self.folder)  # noqa: SIM115
             weakref.finalize(self, self._file.close)
         self._file.seek(0, 2)
         self._file.write(self._recent)
+        self._file.flush()
         self._num_stored = len(self)
         self._recent = array("q")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pagesim import plugins
 from pagesim.config import DistributionConfig, LengthsConfig
 from pagesim.errors import ConfigError, PluginError
-from pagesim.workload.asked import ask, integers, options_of
+from pagesim.workload.asked import ask, check_chunks, integers, options_of
 from pagesim.workload.datasets import Independent, PairedLengths, Pairs, dataset
 from pagesim.workload.lengths import MAX_TOKENS, Lengths, draws_in_chunks
 from pagesim.workload.streams import stream
@@ -35,6 +35,9 @@ def lengths_of(
         name = f"{config.prompt.distribution} prompts, {config.output.distribution} outputs"
         prompt, output = _distribution(config.prompt, base_dir), _distribution(config.output, base_dir)
         in_chunks = draws_in_chunks(prompt) and draws_in_chunks(output)
+        if in_chunks:
+            for lengths in (prompt, output):
+                check_chunks(f"{type(lengths).__name__}.sample", lengths.sample)
         pairs = Independent(_Checked(prompt), _Checked(output), in_chunks=in_chunks)
 
     def begin() -> Callable[[int], Pairs]:
@@ -66,6 +69,8 @@ class _Checked:
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return (count,) lengths. Raises PluginError where they are none."""
+        if not count:
+            return np.empty(0, dtype=np.int64)
         found = integers(f"{self._name}.sample", ask(self._lengths.sample, count, rng), count)
         if count and (found.min() < 1 or found.max() > MAX_TOKENS):
             raise PluginError(

@@ -14,7 +14,7 @@ from pagesim import plugins
 from pagesim.config import WorkloadConfig
 from pagesim.errors import PluginError, TraceError
 from pagesim.workload.arrivals import ClosedProcess, Gaps, OpenProcess, Trace, check_span, cumulate, draws_gaps
-from pagesim.workload.asked import ask, integers, options_of
+from pagesim.workload.asked import ask, check_chunks, integers, options_of
 from pagesim.workload.data import CHUNK, ClosedLoop, marks_of, tenth
 from pagesim.workload.streams import stream
 from pagesim.workload.traces import TraceRows
@@ -58,7 +58,9 @@ def timing_of(config: WorkloadConfig, count: int, seed: int, base_dir: Path, tra
         raise PluginError(f"arrivals {name!r}: {cls.__name__} has neither sample nor clients(count, rng)")
     if draws_gaps(process):
         gaps = GapArrivals(process, seed)
-        return Timing(gaps.start, gaps.marks(count))
+        marks = gaps.marks(count)
+        check_chunks(f"{cls.__name__}.gaps", process.gaps)
+        return Timing(gaps.start, marks)
     ticks = integers(f"{cls.__name__}.sample", ask(process.sample, count, stream(seed, "arrivals")), count)
     if count and (ticks[0] < 0 or (np.diff(ticks) < 0).any()):
         raise PluginError(f"{cls.__name__}.sample: arrivals must be ticks from 0 that do not decrease")
@@ -107,7 +109,12 @@ class GapArrivals:
 
     def _gaps(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return gaps. Raises PluginError where they are none: the process may be a user's."""
-        gaps: NDArray[np.float64] = np.asarray(ask(self.process.gaps, count, rng), dtype=np.float64)
+        if not count:
+            return np.empty(0)
+        try:
+            gaps: NDArray[np.float64] = np.asarray(ask(self.process.gaps, count, rng), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"{type(self.process).__name__}.gaps: must be numbers of seconds: {error}") from None
         if gaps.shape != (count,) or not (gaps >= 0).all():
             raise PluginError(f"{type(self.process).__name__}.gaps: must be {count} numbers of seconds from 0")
         return gaps

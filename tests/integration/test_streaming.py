@@ -135,3 +135,23 @@ def test_a_table_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         files.write_row_groups(tmp_path / "t.parquet", parts())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_fails_the_run_whose_tables_it_does_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = ResultsWriter.write_run
+
+    def refuse(writer: ResultsWriter, run: str, *given: Any, **options: Any) -> None:
+        if run.startswith("paged"):
+            raise OSError(28, "No space left on device")
+        write(writer, run, *given, **options)
+
+    monkeypatch.setattr(ResultsWriter, "write_run", refuse)
+    text = MANY.replace("40000", "40").replace("allocators:\n", "allocators:\n  max: {policy: contiguous}\n")
+    results = pagesim.run(written(tmp_path, text), out=tmp_path / "out")
+    states = {run["run"]: run for run in results.manifest["runs"]}
+    assert states["max-seed0"]["state"] == "done"
+    failed = states["paged-seed0"]
+    assert failed["state"] == "failed"
+    assert failed["message"] == f"its tables cannot be written to {str(tmp_path / 'out')!r}: No space left on device"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,15 @@ def test_a_row_comes_once(second: int) -> None:
         in_order.add((number,))
     with pytest.raises(InvariantError, match=f"request {second} ends a second time"):
         in_order.add((second,))
+
+
+def test_rows_are_read_by_several_at_a_time() -> None:
+    rows = Rows(3)
+    table = np.arange(3 * 40_000, dtype=np.int64).reshape(-1, 3)
+    rows.extend(table)
+
+    def read(size: int) -> bool:
+        return np.array_equal(np.concatenate(list(rows.chunks(size))), table)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, [64, 100, 640, 64] * 8))

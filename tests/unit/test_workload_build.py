@@ -242,6 +242,35 @@ class Bursts:
     def gaps(self, count, rng):
         return rng.random(count)
 
+class Words:
+    def sample(self, count, rng):
+        return np.arange(count)
+
+    def gaps(self, count, rng):
+        return ["a"] * count
+
+
+class Mixed:
+    def sample(self, count, rng):
+        return np.arange(count)
+
+    def gaps(self, count, rng):
+        fast = rng.random(count) < 0.5
+        return np.where(fast, 0.1, 1.0) * rng.exponential(size=count)
+
+
+class Shuffled:
+    in_chunks = True
+
+    def sample(self, count, rng):
+        return rng.permutation(count) + 1
+
+
+class Ragged:
+    def sample(self, count, rng):
+        return [[1, 2], [3]] * (count // 2)
+
+
 class Unsteady(Bursts):
     def gaps(self, count, rng):
         return rng.random(count) - 0.5
@@ -339,6 +368,10 @@ def test_quantiles_are_given_as_options() -> None:
         ({"lengths": lengths("quantiles")}, "Quantiles needs quantiles, which is not given"),
         ({"arrivals": {"process": "mine:Backwards"}}, "arrivals must be ticks from 0 that do not decrease"),
         ({"arrivals": {"process": "mine:Unsteady"}}, "Unsteady.gaps: must be 500 numbers of seconds from 0"),
+        ({"arrivals": {"process": "mine:Words"}}, "Words.gaps: must be numbers of seconds: could not convert"),
+        ({"arrivals": {"process": "mine:Mixed"}}, "Mixed.gaps: is drawn in chunks, but 23 and then 41"),
+        ({"lengths": lengths("mine:Shuffled")}, "Shuffled.sample: is drawn in chunks, but 23 and then 41"),
+        ({"lengths": lengths("mine:Ragged")}, "Ragged.sample: must be 500 whole numbers: setting an array"),
         ({"arrivals": {"process": "mine:Silent"}}, "Silent has neither sample nor clients"),
         ({"arrivals": {"process": "mine:Negative"}}, "think_times must be ticks from 0"),
         ({"arrivals": {"process": "mine:Nobody"}}, "must return a pagesim.workload.ClosedLoop"),
