@@ -164,7 +164,11 @@ def describe(file: ExperimentFile) -> list[tuple[str, list[tuple[str, str, str]]
 def _execute_and_write(
     spec: RunSpec, writer: ResultsWriter, watch: Callable[[int, int], None] | None = None
 ) -> Outcome:
+    if writer.is_orphaned:
+        raise SystemExit("the process that began this experiment is gone")
     outcome = execute(spec, watch, writer.folder)
+    if writer.is_orphaned:  # the folder may be another experiment's by now
+        raise SystemExit("the process that began this experiment is gone")
     if outcome.failure:
         writer.fail_run(outcome.name, outcome.failure)
         return outcome

@@ -74,6 +74,13 @@ class Rows:
         for first in range(0, len(self), size):
             yield self.read(first, min(first + size, len(self)))
 
+    def _temporary(self) -> IO[bytes]:
+        try:
+            return tempfile.TemporaryFile(prefix=".pagesim-", suffix=".part", dir=self.folder)
+        except OSError as error:
+            where = "the system's temporary folder (TMPDIR names another)" if self.folder is None else f"{self.folder}"
+            raise OSError(error.errno, f"no temporary file can be made in {where}: {error.strerror}") from None
+
     def _read_file(self, begin: int, end: int) -> bytes:
         """Return bytes of the file. Others may read it at the same time, threads or processes: no place is kept."""
         assert self._file is not None
@@ -88,7 +95,7 @@ class Rows:
 
     def _store(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix=".pagesim-", suffix=".part", dir=self.folder)  # noqa: SIM115
+            self._file = self._temporary()
             weakref.finalize(self, self._file.close)
         self._file.seek(0, 2)
         self._file.write(self._recent)

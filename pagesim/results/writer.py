@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ class ResultsWriter:
         self._manifest = manifest
         self._link = link
         self._finished = False
+        self._owner = os.getpid()
         self.runs: list[str] = [run["run"] for run in manifest["runs"]]
 
     @classmethod
@@ -111,6 +113,11 @@ class ResultsWriter:
             leftover.unlink(missing_ok=True)
         by_time = re.fullmatch(r"\d{8}T\d{6}Z-.*", folder.resolve().name)
         return cls(folder, manifest, link=by_time is not None)
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether this is a worker's copy, and the process that it worked for has ended."""
+        return self._owner not in (os.getpid(), os.getppid())
 
     @property
     def runs_to_do(self) -> list[str]:

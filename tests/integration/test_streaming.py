@@ -155,3 +155,20 @@ def test_a_full_disk_fails_the_run_whose_tables_it_does_not_take(
     failed = states["paged-seed0"]
     assert failed["state"] == "failed"
     assert failed["message"] == f"its tables cannot be written to {str(tmp_path / 'out')!r}: No space left on device"
+
+
+def test_a_worker_whose_experiment_has_been_killed_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = experiment_file.load(written(tmp_path, MANY.replace("40000", "40")))
+    specs = plan(file)
+    text = experiment_file.dump(file.config)
+    writer = ResultsWriter.create("many", text, "0", tmp_path / "out", [spec.name for spec in specs], {})
+    seen = [writer.is_orphaned]
+    monkeypatch.setattr("os.getppid", lambda: 1)
+    monkeypatch.setattr("os.getpid", lambda: 2)
+    seen.append(writer.is_orphaned)
+    assert seen == [False, True]
+    with pytest.raises(SystemExit):
+        list(execute_all(specs, writer, jobs=1))
+    assert not (tmp_path / "out" / "runs").exists()
