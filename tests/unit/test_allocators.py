@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, grows_by_block
+from pagesim.allocators.base import Allocator, Forks, Prefixes, Swaps, counts_blocks, grows_by_block
 from pagesim.allocators.contiguous import Contiguous
 from pagesim.allocators.copy_on_write import CopyOnWrite
 from pagesim.allocators.ideal import Ideal
@@ -97,6 +97,30 @@ class TakesTwo(Paged):
 
 class SaysSoAnew(TakesTwo):
     grows_by_block = True
+
+
+def test_counting_blocks_is_believed_beside_the_other_words_only() -> None:
+    class Counts:
+        bulk = grows_by_block = counts_blocks = True
+
+        def __init__(self, pool: BlockPool) -> None:
+            self.pool = pool
+
+        def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+            return None
+
+        def free(self, sequence: Sequence) -> None:
+            sequence.block_table = []
+
+    class IsStable(Counts):
+        stable_refusal = True
+
+    class FreesInItsOwnWay(IsStable):
+        def free(self, sequence: Sequence) -> None:
+            sequence.block_table = []
+
+    pool = BlockPool(1, 1)
+    assert [counts_blocks(policy(pool)) for policy in (Counts, IsStable, FreesInItsOwnWay)] == [False, True, False]
 
 
 def test_growing_by_blocks_is_not_inherited_past_an_allocate_of_one_s_own() -> None:

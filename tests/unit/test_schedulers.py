@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from pagesim.allocators.contiguous import Contiguous
 from pagesim.allocators.paged import Paged
 from pagesim.backend import FakeBackend, Step
 from pagesim.blocks import BlockOps, BlockPool
 from pagesim.errors import InvariantError, PluginError
 from pagesim.record import STATUSES, Record
+from pagesim.schedulers.never import Never
 from pagesim.schedulers.victims import FewestOutputs, LeastComputed, LongestRemaining, Youngest
 from pagesim.sequence import Request, Sequence, SequenceStatus
 from tests.support.contents import ContentBackend
@@ -488,3 +490,25 @@ def test_inv_11_a_sample_that_has_ended_gives_the_prompt_back_that_it_stores_aga
     assert request.status is SequenceStatus.FINISHED
     assert (ended.num_generated, going_on.num_generated) == (4, 4)
     assert server.pool.num_held == 0
+
+
+def test_an_empty_pool_is_asked_for_the_longest_requests_only() -> None:
+    asked: list[int] = []
+
+    class Noted(Contiguous):
+        admits_smaller = True
+
+        def allocate(self, sequence: Sequence, num_tokens: int) -> BlockOps | None:
+            asked.append(num_tokens)
+            return super().allocate(sequence, num_tokens)
+
+    never = Never(lambda: Noted(BlockPool(64, 1), 64, "pow2"))
+
+    def answer(prompt: int, output: int) -> bool:
+        return never(Request(0, 0, prompt, output).sequences)
+
+    assert [answer(20, 8), answer(10, 8), answer(20, 3), answer(5, 5)] == [False] * 4
+    assert asked == [20]
+    assert [answer(21, 8), answer(60, 30), answer(21, 7)] == [False, False, False]  # pow2 is cut at max_model_len
+    assert answer(65, 1)
+    assert asked == [20, 21, 60, 65, 65]  # before it says never, a fresh one is asked too
