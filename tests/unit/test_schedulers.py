@@ -14,7 +14,7 @@ from pagesim.errors import InvariantError, PluginError
 from pagesim.record import STATUSES, Record
 from pagesim.schedulers.never import Never
 from pagesim.schedulers.victims import FewestOutputs, LeastComputed, LongestRemaining, Youngest
-from pagesim.sequence import Request, Sequence, SequenceStatus
+from pagesim.sequence import Branch, Request, Sequence, SequenceStatus
 from tests.support.contents import ContentBackend
 from tests.support.runs import SCHEDULERS, Server
 
@@ -512,3 +512,10 @@ def test_an_empty_pool_is_asked_for_the_longest_requests_only() -> None:
     assert [answer(21, 8), answer(60, 30), answer(21, 7)] == [False, False, False]  # pow2 is cut at max_model_len
     assert answer(65, 1)
     assert asked == [20, 21, 60, 65, 65]  # before it says never, a fresh one is asked too
+
+
+@pytest.mark.parametrize("allocator", ["paged", "copy_on_write"])
+def test_a_fork_says_where_histories_part(allocator: str) -> None:
+    request = Request(0, 0, 6, 4, 3)
+    Server(40, 4, allocator, "chunked").run([request])
+    assert [sequence.branch for sequence in request.sequences] == [None, Branch(None, 6, 1), Branch(None, 6, 2)]
