@@ -23,7 +23,7 @@ from pagesim.errors import InvariantError
 from pagesim.fastlane import FastLane, obstacle
 from pagesim.recorder import Recorder
 from pagesim.schedulers.base import Scheduler
-from pagesim.sequence import Request, SequenceStatus
+from pagesim.sequence import Request
 from pagesim.sources import Numbered
 
 
@@ -200,12 +200,8 @@ class Engine:
         self.journal.arrived += 1
         if self.truncate:
             request.truncate(self.max_model_len)
-        length = request.prompt_tokens + request.output_tokens
-        if length > self.max_model_len:
-            request.status = SequenceStatus.REFUSED
-            request.reason = f"too long: {length} tokens of max_model_len {self.max_model_len}"
-            self.journal.refused += 1
-            self.journal.ended(request)
+        if reason := request.too_long(self.max_model_len):
+            self.scheduler.queues.refuse(request, reason)
         else:
             self.scheduler.add(request)
 

@@ -195,6 +195,10 @@ class Sequence:
         """Tokens that a prefill has to store before it decodes, or before the others fork from it."""
         return self.num_known if self.request.forked else self.request.prompt_tokens
 
+    def num_lost_among(self, stored: int, num_tokens: int) -> int:
+        """Return how many of the ``num_tokens`` after the first ``stored`` had been stored before a preemption."""
+        return max(min(stored + num_tokens, self.num_lost) - stored, 0)
+
     @property
     def num_final(self) -> int:
         """Stored tokens at its end: prompt + output - 1, for the last token is never stored."""
@@ -367,6 +371,11 @@ class Request:
         for sequence in self.sequences:
             sequence.num_output = min(sequence.num_output, longest)
             sequence.estimate = min(sequence.estimate, longest)
+
+    def too_long(self, max_model_len: int) -> str:
+        """Return why it is refused on arrival; an empty text if it is not."""
+        length = self.prompt_tokens + self.output_tokens
+        return f"too long: {length} tokens of max_model_len {max_model_len}" if length > max_model_len else ""
 
     @property
     def live_sequences(self) -> list[Sequence]:

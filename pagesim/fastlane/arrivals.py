@@ -98,7 +98,7 @@ class Arrivals:
     def make(self, request: int) -> Request | None:
         """Return request ``request`` as a scheduler queues it when it arrives; None if it is refused then."""
         made = self.make_any(request)
-        return None if self.too_long(made) else made
+        return None if made.too_long(self._longest) else made
 
     def make_any(self, request: int) -> Request:
         """Return request ``request`` as it arrives."""
@@ -108,7 +108,7 @@ class Arrivals:
         made.forked = made.forked or not self._can_fork
         return made
 
-    def too_long(self, request: Request) -> str:
-        """Return why a request is refused on arrival; an empty text if it is not."""
-        length = request.prompt_tokens + request.output_tokens
-        return f"too long: {length} tokens of max_model_len {self._longest}" if length > self._longest else ""
+    def refused(self, request: int) -> tuple[Request, str]:
+        """Return a request that is too long as it arrives, and why it is refused then."""
+        made = self.make_any(request)
+        return made, made.too_long(self._longest)

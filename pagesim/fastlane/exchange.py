@@ -8,6 +8,7 @@ from __future__ import annotations
 from pagesim.fastlane import asking
 from pagesim.fastlane.state import (
     ADMITTED,
+    CAPACITY,
     END,
     FIRST,
     ID,
@@ -22,7 +23,7 @@ from pagesim.fastlane.state import (
     num_stored,
 )
 from pagesim.record import REASONS
-from pagesim.sequence import Branch, Request, Sequence
+from pagesim.sequence import Branch, Request
 
 
 def can_enter(lane: Lane) -> bool:
@@ -163,7 +164,7 @@ def _begin(lane: Lane, rec: Record, request: Request) -> None:
     for sequence in request.sequences if has_forked else request.sequences[:1]:
         if is_prefilling:
             queues.prefilling[sequence] = None
-        elif not rec[END] or (not lane.counts_blocks and not _has_room(lane, sequence)):
+        elif not rec[END] or (not lane.counts_blocks and stored >= rec[CAPACITY]):
             queues.ready[request] = None
         elif lane.counts_blocks:
             queues.decoding.rejoin(sequence)
@@ -185,12 +186,6 @@ def _number(lane: Lane, request: Request, length: int, *, has_forked: bool) -> N
         if sequence.index:
             pool.share(shared)
         sequence.block_table = shared + pool.fulfil(num_blocks - len(shared))
-
-
-def _has_room(lane: Lane, sequence: Sequence) -> bool:
-    """Return whether the table of a sequence has room for its next token."""
-    asked = sequence.num_asked
-    return sequence.num_stored < (len(sequence.block_table) * lane.block_size if asked is None else asked)
 
 
 __all__ = ["can_enter", "enter", "leave"]

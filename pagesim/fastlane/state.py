@@ -112,11 +112,7 @@ class Lane:
 
     def refuse_long(self, number: int) -> None:
         """End a request that arrives and is too long."""
-        request = self.arrivals.make_any(number)
-        request.status = SequenceStatus.REFUSED
-        request.reason = self.arrivals.too_long(request)
-        self.journal.refused += 1
-        self.journal.ended(request)
+        self.queues.refuse(*self.arrivals.refused(number))
 
     def receive(self, coming: int, until: int, head: int) -> tuple[int, int, int, int]:
         """Let requests arrive before ``until``, from ``coming`` on; ``head`` waits in front.
@@ -147,9 +143,8 @@ class Lane:
 
     def num_again(self, rec: Record, num_tokens: int) -> int:
         """Return how many of the next ``num_tokens`` of its prompt had been stored before it was preempted."""
-        lost: int = rec[REQUEST].sequences[0].num_lost
-        stored: int = rec[STORED]
-        return max(min(stored + num_tokens, lost) - stored, 0)
+        sequence: Sequence = rec[REQUEST].sequences[0]
+        return sequence.num_lost_among(rec[STORED], num_tokens)
 
     def is_first_token(self, rec: Record, now: int) -> bool:
         """Count the token at the end of a prefill of a request that is there as an object."""

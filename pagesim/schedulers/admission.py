@@ -186,6 +186,5 @@ class Admission:
 
 def _add_chunk(step: Step, sequence: Sequence, num_tokens: int) -> int:
     stored = sequence.num_stored
-    num_recomputed = max(min(stored + num_tokens, sequence.num_lost) - stored, 0)
-    step.prefills.append(Chunk(sequence, num_tokens, num_recomputed))
+    step.prefills.append(Chunk(sequence, num_tokens, sequence.num_lost_among(stored, num_tokens)))
     return num_tokens

@@ -47,10 +47,9 @@ class Memory:
         """Make room for ``num_tokens`` more tokens of a running sequence."""
         request, start = sequence.request, sequence.num_stored // self.pool.block_size
         before = self.account.held(request, start)
-        ops = self.allocator.allocate(sequence, num_tokens)
+        ops = self.ask(sequence, num_tokens)
         if ops is not None:
             self.account.change(before, self.account.held(request, start))
-            self._check_coverage(sequence, num_tokens)
         return ops
 
     def ask(self, sequence: Sequence, num_tokens: int, *, above: int = 0) -> BlockOps | None:
